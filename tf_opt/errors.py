@@ -1,0 +1,88 @@
+"""Exceptions of tf_opt. Each message says what was wrong, what was expected, and how to fix it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class TfOptError(Exception):
+    """Base of every error that tf_opt raises on purpose."""
+
+
+class InvalidOptionError(TfOptError, ValueError):
+    """An option of `Tf2TrtOpt` has a value that is not allowed."""
+
+
+class UnknownEngineError(InvalidOptionError):
+    """The engine name is none of the registered ones."""
+
+
+class EnginePackageMissingError(TfOptError, ImportError):
+    """The Python package that an engine needs is not installed."""
+
+
+class EngineUnavailableError(TfOptError):
+    """The engine's package is installed, but the engine cannot run on this machine."""
+
+
+class EngineBuildError(TfOptError):
+    """A backend could not build an engine from a segment."""
+
+
+class EngineBlobCorruptError(TfOptError):
+    """The bytes of a stored engine are damaged: wrong magic, length or checksum."""
+
+
+class EngineBlobVersionError(TfOptError):
+    """A stored engine was written in a layout that this version does not read."""
+
+
+class OpBuildError(TfOptError):
+    """The native TensorFlow op could not be compiled or loaded."""
+
+
+class UnknownOutputError(TfOptError, KeyError):
+    """A requested output is no tensor of the graph."""
+
+    def __str__(self) -> str:  # KeyError shows its argument quoted and escaped; the message is meant to be read.
+        return str(self.args[0])
+
+
+class InvalidFeedError(TfOptError, ValueError):
+    """A feed is missing, unknown, or of the wrong dtype, rank or shape."""
+
+
+class GraphNotFrozenError(TfOptError, ValueError):
+    """The GraphDef still holds variables or other state, so it cannot be optimized."""
+
+
+class UnknownOpError(TfOptError, ValueError):
+    """The GraphDef uses an op that has no registered definition or kernel in this process."""
+
+
+class FreezeError(TfOptError):
+    """A model could not be turned into a FrozenGraph."""
+
+
+class InvalidGraphError(TfOptError, ValueError):
+    """A GraphDef is inconsistent: duplicate names, missing inputs, or an unreadable file."""
+
+
+class PassError(TfOptError):
+    """A graph pass failed; the message names it and the passes that ran before it."""
+
+
+class ExportError(TfOptError):
+    """A segment could not be exported to ONNX."""
+
+
+def nearest_names(name: str, candidates: Iterable[str], count: int = 3) -> list[str]:
+    """Returns up to `count` candidates that look most like `name`, best first."""
+    return difflib.get_close_matches(name, list(candidates), n=count, cutoff=0.4)
+
+
+def did_you_mean(name: str, candidates: Iterable[str]) -> str:
+    """Returns a sentence that suggests the nearest candidates, or an empty string where none is near."""
+    near = nearest_names(name, candidates)
+    return f" Did you mean {' or '.join(repr(candidate) for candidate in near)}?" if near else ""
