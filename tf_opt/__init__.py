@@ -1,0 +1,90 @@
+"""Inference engines inside TensorFlow graphs.
+
+The public names below are imported when they are first used (PEP 562), so that `import tf_opt` loads neither TensorFlow
+nor any engine's package.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from tf_opt import errors
+
+if TYPE_CHECKING:
+    from tf_opt.benchmarking import benchmark
+    from tf_opt.comparison import compare
+    from tf_opt.freeze import freeze_concrete_function, freeze_keras, freeze_saved_model, load_graph_def
+    from tf_opt.frozen_graph import FrozenGraph
+    from tf_opt.optimizer import Tf2TrtOpt
+    from tf_opt.options import Options
+    from tf_opt.random_feeds import random_feeds
+    from tf_opt.report import OptimizationReport
+    from tf_opt.session import run
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "FrozenGraph",
+    "OptimizationReport",
+    "Options",
+    "Tf2TrtOpt",
+    "__version__",
+    "benchmark",
+    "compare",
+    "errors",
+    "freeze_concrete_function",
+    "freeze_keras",
+    "freeze_saved_model",
+    "load_graph_def",
+    "random_feeds",
+    "run",
+]
+
+_MODULE_OF = {
+    "FrozenGraph": "tf_opt.frozen_graph",
+    "OptimizationReport": "tf_opt.report",
+    "Options": "tf_opt.options",
+    "Tf2TrtOpt": "tf_opt.optimizer",
+    "benchmark": "tf_opt.benchmarking",
+    "compare": "tf_opt.comparison",
+    "freeze_concrete_function": "tf_opt.freeze",
+    "freeze_keras": "tf_opt.freeze",
+    "freeze_saved_model": "tf_opt.freeze",
+    "load_graph_def": "tf_opt.freeze",
+    "random_feeds": "tf_opt.random_feeds",
+    "run": "tf_opt.session",
+}
+
+
+class _Package(ModuleType):
+    """This package, in which a public name stays what it is where a submodule has the same name."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # After importing tf_opt.random_feeds, Python sets the submodule as the attribute `random_feeds` of the package.
+        # Without this, the function of that name would turn into a module as soon as anything imports the submodule.
+        if not (name in _MODULE_OF and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{errors.did_you_mean(name, __all__)}")
+    value = getattr(import_module(_MODULE_OF[name]), name)
+    globals()[name] = value  # From now on Python finds the name without asking here.
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+sys.modules[__name__].__class__ = _Package
+
+# A graph with engine nodes can be imported only once TensorFlow knows the op. TensorFlow is not loaded for that: the op
+# is registered when the user's program imports TensorFlow.
+if find_spec("tf_opt.ops.build") is not None:
+    import_module("tf_opt.ops.build").register_when_tensorflow_is_imported()

@@ -74,7 +74,15 @@ class PassError(TfOptError):
 
 
 class ExportError(TfOptError):
-    """A segment could not be exported to ONNX."""
+    """A segment could not be exported to ONNX.
+
+    Attributes:
+        nodes: The nodes that the converter blamed, as far as it named any.
+    """
+
+    def __init__(self, message: str, nodes: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.nodes = nodes
 
 
 def nearest_names(name: str, candidates: Iterable[str], count: int = 3) -> list[str]:

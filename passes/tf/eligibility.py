@@ -1,0 +1,233 @@
+"""Decides for each compute node whether it may lie in a segment, and gives the reason where it may not."""
+
+from __future__ import annotations
+
+import enum
+import fnmatch
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from tensorflow.core.framework.node_def_pb2 import NodeDef
+from tf_opt.passes.tf.control_flow import FRAME_OPS
+from tf_opt.passes.tf.graph_view import GraphView
+from tf_opt.passes.tf.tensor_types import op_definition
+
+from tf_opt.errors import InvalidOptionError, UnknownOpError
+from tf_opt.tensor_info import TensorInfo
+
+SupportCheck: TypeAlias = Callable[[NodeDef, tuple[TensorInfo, ...], tuple[TensorInfo, ...]], "str | None"]
+"""Called with a node and its input and output tensors; None where an engine can run it, else the reason why not."""
+
+SOURCE_OPS = frozenset({"Const", "Placeholder", "PlaceholderV2", "NoOp"})
+"""Nodes that compute nothing: they are neither counted nor refused."""
+
+FEEDABLE_OPS = frozenset({"PlaceholderWithDefault"})
+"""Nodes with inputs whose output is meant to be fed."""
+
+FUNCTION_CALL_OPS = frozenset(
+    {
+        "Case",
+        "For",
+        "If",
+        "PartitionedCall",
+        "RemoteCall",
+        "StatefulPartitionedCall",
+        "StatelessCase",
+        "StatelessIf",
+        "StatelessWhile",
+        "SymbolicGradient",
+        "While",
+    }
+)
+"""Functional control flow and calls: their bodies lie in the function library, out of a segment's sight."""
+
+NOT_NUMERIC_DTYPES = frozenset({"string", "resource", "variant"})
+
+
+class RefusalCategory(enum.Enum):
+    """Why a node stays in TensorFlow; the value is how a report words it."""
+
+    OP_NOT_SUPPORTED = "op not supported"
+    DTYPE = "dtype"
+    CONTROL_FLOW = "control flow"
+    STATEFUL = "stateful op"
+    DENIED = "denied by an option"
+    NOT_ALLOWED = "not on the list of what is allowed"
+    REJECTED_BY_USER = "rejected by the user's filter"
+    SEGMENT_TOO_SMALL = "segment too small"
+    INPUT_OR_OUTPUT = "fed by the user"
+    NO_INPUTS = "depends on constants alone"
+    NOT_NEEDED = "no output depends on it"
+
+
+@dataclass(frozen=True)
+class NodeRefusal:
+    """Why one node stays in TensorFlow.
+
+    Attributes:
+        node: Name of the node.
+        op: Its op.
+        reason: A sentence for a reader.
+        category: The kind of reason.
+    """
+
+    node: str
+    op: str
+    reason: str
+    category: RefusalCategory
+
+
+def is_compute_node(node: NodeDef) -> bool:
+    """Whether a node counts: everything but constants, placeholders (weights too) and NoOp."""
+    return node.op not in SOURCE_OPS
+
+
+def _matcher(patterns: Iterable[str]) -> Callable[[str], bool]:
+    """Returns a test for a match with any of the fnmatch patterns."""
+    expression = re.compile("|".join(fnmatch.translate(pattern) for pattern in patterns) or r"(?!)")
+    return lambda text: expression.match(text) is not None
+
+
+class NodeRules:
+    """What a user allows and denies.
+
+    Args:
+        allow_ops: Ops that may be in a segment; None allows all. Patterns of `fnmatch` ("Conv*") are allowed here and
+            in the following.
+        deny_ops: Ops that may not; stronger than `allow_ops`.
+        allow_nodes: Node names that may be in a segment; None allows all.
+        deny_nodes: Node names that may not; stronger than `allow_nodes`.
+        user_filter: Called with a NodeDef that nothing else refuses; returns whether it may be in a segment.
+
+    Raises:
+        InvalidOptionError: A list is a single string, which would be taken for a list of letters.
+    """
+
+    def __init__(
+        self,
+        *,
+        allow_ops: Collection[str] | None = None,
+        deny_ops: Collection[str] = (),
+        allow_nodes: Collection[str] | None = None,
+        deny_nodes: Collection[str] = (),
+        user_filter: Callable[[NodeDef], bool] | None = None,
+    ) -> None:
+        lists = {"allow_ops": allow_ops, "deny_ops": deny_ops, "allow_nodes": allow_nodes, "deny_nodes": deny_nodes}
+        for option, value in lists.items():
+            if isinstance(value, str):
+                raise InvalidOptionError(f"{option}={value!r} is a string; expected a list of names: [{value!r}].")
+        self._allow_op = None if allow_ops is None else _matcher(allow_ops)
+        self._deny_op = _matcher(deny_ops)
+        self._allow_node = None if allow_nodes is None else _matcher(allow_nodes)
+        self._deny_node = _matcher(deny_nodes)
+        self._user_filter = user_filter
+
+    def by_name(self, node: NodeDef) -> tuple[RefusalCategory, str] | None:
+        """Returns why the lists of ops and names refuse a node, or None where they do not."""
+        if self._deny_op(node.op):
+            return RefusalCategory.DENIED, f"deny_ops names the op {node.op}"
+        if self._deny_node(node.name):
+            return RefusalCategory.DENIED, f"deny_nodes matches {node.name!r}"
+        if self._allow_op is not None and not self._allow_op(node.op):
+            return RefusalCategory.NOT_ALLOWED, f"allow_ops does not name the op {node.op}"
+        if self._allow_node is not None and not self._allow_node(node.name):
+            return RefusalCategory.NOT_ALLOWED, f"allow_nodes does not match {node.name!r}"
+        return None
+
+    def by_user(self, node: NodeDef) -> tuple[RefusalCategory, str] | None:
+        """Asks the user's filter.
+
+        Raises:
+            InvalidOptionError: The filter raised; the message names the node.
+        """
+        if self._user_filter is None:
+            return None
+        try:
+            accepted = bool(self._user_filter(node))
+        except Exception as error:
+            raise InvalidOptionError(
+                f"user_filter raised {type(error).__name__} for node {node.name!r} ({node.op}): {error}. It is called "
+                "with a NodeDef and must return True or False; catch in it what it cannot judge."
+            ) from error
+        return None if accepted else (RefusalCategory.REJECTED_BY_USER, "user_filter returned False")
+
+
+def refuse_nodes(
+    view: GraphView,
+    *,
+    fed: Collection[str],
+    needed: Collection[str],
+    infos: Mapping[str, TensorInfo],
+    outputs_of: Mapping[str, tuple[TensorInfo, ...]],
+    is_supported: SupportCheck,
+    rules: NodeRules,
+) -> dict[str, NodeRefusal]:
+    """Judges every compute node by itself; whether a segment of some size comes out is decided later.
+
+    Args:
+        view: The graph.
+        fed: Names of the nodes that the user feeds.
+        needed: Names of the nodes that some output depends on.
+        infos: Every tensor by name.
+        outputs_of: The outputs of each node, in order.
+        is_supported: The engine's judgement; only asked for nodes that nothing else refuses, except the user's filter.
+        rules: The user's lists and filter.
+
+    Returns:
+        The refusals by node name, in the order of the GraphDef.
+
+    Raises:
+        UnknownOpError: A node has an op that is not registered.
+        InvalidOptionError: The user's filter raised.
+    """
+    refusals: dict[str, NodeRefusal] = {}
+    for node in view:
+        if not is_compute_node(node):
+            continue
+        inputs = tuple(infos[reference.tensor_name] for reference in view.data_inputs(node.name))
+        outputs = outputs_of.get(node.name, ())
+        refused = _by_nature(node, inputs, outputs, fed, needed) or rules.by_name(node)
+        if refused is None:
+            reason = is_supported(node, inputs, outputs)
+            refused = rules.by_user(node) if reason is None else (RefusalCategory.OP_NOT_SUPPORTED, reason)
+        if refused is not None:
+            category, reason = refused
+            refusals[node.name] = NodeRefusal(node.name, node.op, reason, category)
+    return refusals
+
+
+def _by_nature(
+    node: NodeDef,
+    inputs: tuple[TensorInfo, ...],
+    outputs: tuple[TensorInfo, ...],
+    fed: Collection[str],
+    needed: Collection[str],
+) -> tuple[RefusalCategory, str] | None:
+    """Returns why no engine whatever may hold the node, or None."""
+    if node.name in fed or node.op in FEEDABLE_OPS:
+        return RefusalCategory.INPUT_OR_OUTPUT, "its value is fed by the user"
+    if node.name not in needed:
+        return RefusalCategory.NOT_NEEDED, "no output of the graph depends on it; prune the graph"
+    if node.op in FRAME_OPS:
+        return RefusalCategory.CONTROL_FLOW, f"{node.op} decides what runs, which TensorFlow has to do"
+    if node.op in FUNCTION_CALL_OPS:
+        return RefusalCategory.CONTROL_FLOW, f"{node.op} calls a function; inline functions before segmenting"
+    definition = op_definition(node.op)
+    if definition is None:
+        # A function of the graph's own library, called by its name; everything else was refused as unknown on import.
+        if not outputs and not inputs:
+            raise UnknownOpError(f"Node {node.name!r} has the op {node.op!r}, which is not registered in this process.")
+        return RefusalCategory.CONTROL_FLOW, f"{node.op} is a function; inline functions before segmenting"
+    if definition.is_stateful:
+        return RefusalCategory.STATEFUL, f"{node.op} has state or an effect, and must run exactly as TensorFlow runs it"
+    for role, tensors in (("input", inputs), ("output", outputs)):
+        for tensor in tensors:
+            if tensor.dtype in NOT_NUMERIC_DTYPES:
+                return RefusalCategory.DTYPE, f"{role} {tensor.name} is a {tensor.dtype}, which engines do not take"
+            if tensor.dtype.endswith("_ref"):
+                return RefusalCategory.DTYPE, f"{role} {tensor.name} is a reference ({tensor.dtype}) that may change"
+    if not outputs:
+        return RefusalCategory.OP_NOT_SUPPORTED, f"{node.op} has no output that an engine could give"
+    return None

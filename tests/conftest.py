@@ -1,0 +1,43 @@
+"""Settings for all tests: quiet TensorFlow, repeatable hypothesis, slow tests last, GPU tests only on a GPU."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+
+# TensorFlow reads both when it is imported, which the first test module does.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# Hugging Face's TensorFlow classes need Keras 2; `import keras` is Keras 3 all the same.
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+
+import hypothesis
+import pytest
+
+# Building an engine or tracing a function takes longer than hypothesis's 200 ms, the more so on a busy machine.
+hypothesis.settings.register_profile("local", deadline=None)
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, database=None, print_blob=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+@functools.cache
+def why_no_gpu() -> str | None:
+    """Returns why tests cannot use a GPU here, None where they can. Asks the driver: TensorRT crashes without one."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError as error:
+        return f"no NVIDIA driver ({error})"
+    if status := driver.cuInit(0):
+        return f"the NVIDIA driver does not start (cuInit returned {status})"
+    count = ctypes.c_int()
+    if status := driver.cuDeviceGetCount(ctypes.byref(count)):
+        return f"the NVIDIA driver lists no devices (cuDeviceGetCount returned {status})"
+    return None if count.value else "the NVIDIA driver sees no GPU"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # A stable sort: the order stays as it is otherwise, and a quick test that fails is seen first.
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+    for item in items:
+        if item.get_closest_marker("gpu") is not None and (reason := why_no_gpu()) is not None:
+            item.add_marker(pytest.mark.skip(reason=f"needs a GPU: {reason}"))

@@ -1,0 +1,81 @@
+"""OpenVINO on the CPU: the engine wherever there is no NVIDIA GPU.
+
+What is stored is the ONNX model without weights. The op's runtime compiles it, with the graph's own constants as weights,
+when a session first runs it.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import time
+from collections.abc import Sequence
+from typing import ClassVar
+
+from tf_opt.engines.base import Engine, EngineBackend, SegmentModel, ShapeProfile
+from tf_opt.engines.blob import pack_engine
+from tf_opt.errors import EngineBuildError
+from tf_opt.tensor_info import TensorInfo
+
+_DTYPES = frozenset(
+    "float16 bfloat16 float32 float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64 bool".split()
+)
+"""Element types that both ONNX tensors at the border and OpenVINO's CPU plugin have."""
+
+
+class OpenVINOBackend(EngineBackend):
+    """Builds OpenVINO engines for the CPU."""
+
+    name: ClassVar[str] = "openvino"
+    package: ClassVar[str] = "openvino"
+    install_command: ClassVar[str] = "pip install openvino"
+
+    def unavailable_reason(self) -> str | None:
+        """Returns None: OpenVINO's CPU plugin runs wherever its package installs."""
+        return None
+
+    def refusal(self, op: str, inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo]) -> str | None:
+        """Refuses element types that ONNX or OpenVINO lack, and tensors of unknown rank."""
+        for tensor in (*inputs, *outputs):
+            if tensor.dtype not in _DTYPES:
+                return f"{tensor.name} has dtype {tensor.dtype}, which OpenVINO's CPU plugin has no type for"
+            if tensor.shape is None:
+                return f"{tensor.name} has an unknown rank, which OpenVINO's CPU plugin does not run"
+        return None
+
+    def build(self, segment: SegmentModel, profiles: Sequence[ShapeProfile] = ()) -> Engine:
+        """Has OpenVINO read the model and check every operation; see `EngineBackend.build`.
+
+        The weights are no part of this: they stay graph inputs, so that nothing is copied or packed here. Compiling
+        happens where the engine runs, in the op, whose errors name the segment just as well.
+        """
+        import openvino  # Heavy, and not needed before something is built.
+
+        started = time.perf_counter()
+        core = openvino.Core()
+        try:
+            model = core.read_model(segment.model)
+            supported = core.query_model(model, "CPU")
+        except RuntimeError as error:
+            raise EngineBuildError(f"OpenVINO does not read the segment {segment.name}: {error}") from error
+        refused = [node for node in model.get_ops() if node.get_friendly_name() not in supported]
+        if refused:
+            listed = ", ".join(f"{node.get_friendly_name()} ({node.get_type_name()})" for node in refused[:10])
+            raise EngineBuildError(f"OpenVINO's CPU plugin does not run these operations of {segment.name}: {listed}")
+        names = [parameter.get_friendly_name() for parameter in model.get_parameters()]
+        expected = [f"input_{i}" for i in range(len(segment.inputs))]
+        expected += [f"weight_{i}" for i in range(len(segment.weights))]
+        if names != expected:
+            raise EngineBuildError(f"OpenVINO reads the inputs of {segment.name} as {names}; expected {expected}.")
+        version = importlib.metadata.version(self.package)
+        header = {
+            "runtime": self.name,
+            "library_version": version,
+            "inputs": [str(tensor) for tensor in segment.inputs],
+            "outputs": [str(tensor) for tensor in segment.outputs],
+        }
+        return Engine(
+            runtime=self.name,
+            blob=pack_engine(header, segment.model),
+            library=f"{self.package} {version}",
+            build_seconds=time.perf_counter() - started,
+        )

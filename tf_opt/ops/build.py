@@ -1,0 +1,345 @@
+"""Compiles and loads the native TensorFlow op, once for each combination of sources, TensorFlow, compiler and engine.
+
+`python -m tf_opt.ops.build` builds ahead of time, for images without a compiler.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import fcntl
+import functools
+import hashlib
+import importlib.metadata
+import importlib.util
+import logging
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from tf_opt.errors import OpBuildError
+
+logger = logging.getLogger(__name__)
+
+SOURCE_DIRECTORY = Path(__file__).resolve().parent
+PREBUILT_DIRECTORY = SOURCE_DIRECTORY / "_prebuilt"
+OP_SOURCES = (
+    "engine_op.cc",
+    "tensors.cc",
+    "engine_blob.cc",
+    "runtime_registry.cc",
+    "statistics.cc",
+    "python_runtime.cc",
+)
+OPENVINO_SOURCES = ("openvino_runtime.cc",)
+COMMON_FLAGS = ("-O2", "-std=c++17", "-fPIC", "-shared", "-fvisibility=hidden", "-pthread")
+
+_lock = threading.RLock()
+_loaded: ModuleType | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Library:
+    """A shared library to be compiled.
+
+    Attributes:
+        name: Beginning of the file name.
+        sources: File names in this folder.
+        flags: Compiler and linker flags, without machine paths that do not change the result.
+        paths: Flags that hold paths of the installation, such as include folders.
+        versions: What else the result depends on.
+    """
+
+    name: str
+    sources: tuple[str, ...]
+    flags: tuple[str, ...]
+    paths: tuple[str, ...]
+    versions: tuple[str, ...]
+
+    def command(self, compiler: Sequence[str], output: Path) -> list[str]:
+        """Returns the command that compiles this library to `output`."""
+        sources = [str(SOURCE_DIRECTORY / source) for source in self.sources]
+        return [*compiler, *COMMON_FLAGS, *sources, "-o", str(output), *self.flags, *self.paths]
+
+    def file_name(self, compiler_version: str) -> str:
+        """Returns a file name with a key of everything the compiled library depends on."""
+        key = hashlib.sha256()
+        headers = sorted(path.name for path in SOURCE_DIRECTORY.glob("*.h"))
+        for source in (*self.sources, *headers):
+            key.update(f"{source}\0".encode())
+            key.update((SOURCE_DIRECTORY / source).read_bytes())
+        for part in (*COMMON_FLAGS, *self.flags, *self.versions, compiler_version, platform.machine()):
+            key.update(f"\0{part}".encode())
+        return f"{self.name}-{key.hexdigest()[:20]}.so"
+
+
+def cache_directory() -> Path:
+    """Returns where compiled libraries are kept: TF_OPT_CACHE_DIR, else XDG_CACHE_HOME/tf_opt, else ~/.cache/tf_opt."""
+    if own := os.environ.get("TF_OPT_CACHE_DIR"):
+        return Path(own).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "tf_opt"
+
+
+def compiler_command() -> list[str]:
+    """Returns the C++ compiler's command: $CXX (which may hold arguments), else g++."""
+    return shlex.split(os.environ.get("CXX", "")) or ["g++"]
+
+
+def compiler_version(compiler: Sequence[str]) -> str:
+    """Returns the first line of `compiler --version`, or "" where there is no such compiler."""
+    if shutil.which(compiler[0]) is None:
+        return ""
+    result = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=False)
+    return result.stdout.splitlines()[0] if result.stdout else ""
+
+
+def op_library() -> Library:
+    """Describes the library that holds the op; imports TensorFlow."""
+    import tensorflow as tf
+
+    flags, paths = [], []
+    for flag in tf.sysconfig.get_compile_flags():
+        if flag.startswith("-I"):
+            # System headers: their own warnings are not ours to see.
+            paths += ["-isystem", flag[2:]]
+        elif not flag.startswith("--std"):
+            flags.append(flag)
+    for flag in tf.sysconfig.get_link_flags():
+        (paths if flag.startswith("-L") else flags).append(flag)
+    versions = (f"tensorflow {tf.__version__}", f"compiled by {tf.version.COMPILER_VERSION}")
+    return Library(
+        name="libtf_opt_op", sources=OP_SOURCES, flags=tuple(flags), paths=tuple(paths), versions=versions
+    )
+
+
+def openvino_library() -> Library | None:
+    """Describes the library of the runtime "openvino"; None where OpenVINO is not installed. Imports nothing."""
+    specification = importlib.util.find_spec("openvino")
+    if specification is None or not specification.submodule_search_locations:
+        return None
+    root = Path(next(iter(specification.submodule_search_locations)))
+    libraries = sorted((root / "libs").glob("libopenvino.so*"))
+    if not libraries or not (root / "include").is_dir():
+        raise OpBuildError(
+            f"The OpenVINO in {root} has no include/ and libs/libopenvino.so, which its wheel from PyPI has. "
+            "Install that one: pip install --force-reinstall openvino"
+        )
+    return Library(
+        name="libtf_opt_openvino",
+        sources=OPENVINO_SOURCES,
+        flags=(f"-l:{libraries[0].name}",),
+        # The wheel's folder is no place where the loader looks: without the rpath the library finds no OpenVINO.
+        paths=("-isystem", str(root / "include"), f"-L{root / 'libs'}", f"-Wl,-rpath,{root / 'libs'}"),
+        versions=(f"openvino {importlib.metadata.version('openvino')}",),
+    )
+
+
+@contextlib.contextmanager
+def _exclusive(path: Path) -> Iterator[None]:
+    """Holds a lock that other processes respect; the kernel drops it where the process dies."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _compile(library: Library, compiler: Sequence[str], target: Path) -> None:
+    # Beside the target and renamed: a process that is killed leaves no half-written library under the real name.
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".building-") as folder:
+        output = Path(folder) / target.name
+        command = library.command(compiler, output)
+        logger.info("Compiling %s: %s", target, shlex.join(command))
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode != 0:
+            last_lines = "\n".join(result.stderr.strip().splitlines()[-30:])
+            raise OpBuildError(
+                f"Compiling {library.name} failed (exit status {result.returncode}).\nCommand: {shlex.join(command)}\n"
+                f"The compiler's last lines:\n{last_lines}\n"
+                "A compiler with C++17 is needed (g++ 9 or later); name another one in the environment variable CXX."
+            )
+        output.chmod(0o755)
+        os.replace(output, target)
+
+
+def build(library: Library, directory: Path | None = None) -> Path:
+    """Returns the compiled library, compiling it where no folder has it.
+
+    Args:
+        library: What to compile.
+        directory: Folder to compile into; None for `cache_directory()`, after a look into the package's `_prebuilt`.
+
+    Raises:
+        OpBuildError: There is no compiler, the compilation failed, or the folder cannot be written.
+    """
+    compiler = compiler_command()
+    version = compiler_version(compiler)
+    if directory is None:
+        directory = cache_directory()
+        if prebuilt := _prebuilt(library, version):
+            return prebuilt
+    target = directory / library.file_name(version)
+    if target.exists():
+        return target
+    if not version:
+        raise OpBuildError(
+            f"The op must be compiled once, and there is no C++ compiler '{shlex.join(compiler)}'. Install one "
+            "(`sudo apt-get install g++`, `dnf install gcc-c++` or `conda install gxx`), or name yours in the "
+            "environment variable CXX; or, on a machine that has one and the same tensorflow and openvino, run "
+            f"`python -m tf_opt.ops.build --output DIR` and copy DIR to {PREBUILT_DIRECTORY} here."
+        )
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        # One lock a library, so that two processes do not compile the same thing at the same time.
+        with _exclusive(directory / f".{library.name}.lock"):
+            if not target.exists():
+                _compile(library, compiler, target)
+    except OSError as error:
+        raise OpBuildError(
+            f"The compiled op cannot be written to {directory}: {error}. Set TF_OPT_CACHE_DIR to a folder that can."
+        ) from error
+    return target
+
+
+def _prebuilt(library: Library, version: str) -> Path | None:
+    """Looks into `_prebuilt`; where there is no compiler, whichever compiler's build of these sources will do."""
+    exact = PREBUILT_DIRECTORY / library.file_name(version)
+    if exact.exists():
+        return exact
+    if version or not PREBUILT_DIRECTORY.is_dir():
+        return None
+    for note in sorted(PREBUILT_DIRECTORY.glob("*.compiler")):
+        candidate = PREBUILT_DIRECTORY / library.file_name(note.read_text(encoding="utf-8").strip())
+        if candidate.exists():
+            return candidate
+    return None
+
+
+def build_all(directory: Path | None = None) -> dict[str, Path]:
+    """Compiles the op and every runtime whose package is installed; returns the libraries by name.
+
+    Raises:
+        OpBuildError: See `build`.
+    """
+    libraries = [op_library()]
+    if (openvino := openvino_library()) is not None:
+        libraries.append(openvino)
+    paths = {library.name: build(library, directory) for library in libraries}
+    if directory is not None:
+        # A machine without a compiler cannot tell which compiler's key to look for.
+        version = compiler_version(compiler_command())
+        name = hashlib.sha256(version.encode()).hexdigest()[:8]
+        (directory / f"{name}.compiler").write_text(version + "\n", encoding="utf-8")
+    return paths
+
+
+def library_path() -> Path:
+    """Returns the op's library, compiling it where needed.
+
+    Raises:
+        OpBuildError: See `build`.
+    """
+    return build(op_library())
+
+
+@functools.cache
+def native_functions() -> ctypes.CDLL:
+    """Returns the op library's C functions; loads the op first.
+
+    Raises:
+        OpBuildError: See `load`.
+    """
+    load()
+    return ctypes.CDLL(str(library_path()))
+
+
+def load() -> ModuleType:
+    """Registers the op with TensorFlow, once in a process, and tells it where its runtimes are.
+
+    Returns:
+        TensorFlow's module of generated functions (`tf_opt_engine`).
+
+    Raises:
+        OpBuildError: The op could not be compiled or loaded.
+    """
+    global _loaded
+    with _lock:
+        if _loaded is None:
+            import tensorflow as tf
+
+            path = library_path()
+            try:
+                module: ModuleType = tf.load_op_library(str(path))
+            except (tf.errors.OpError, OSError) as error:
+                raise OpBuildError(
+                    f"TensorFlow {tf.__version__} cannot load {path}: {error}. Remove that file and try again; it is "
+                    "compiled anew."
+                ) from error
+            _register_openvino(ctypes.CDLL(str(path)))
+            _loaded = module
+        return _loaded
+
+
+def _register_openvino(functions: ctypes.CDLL) -> None:
+    """Tells the op where the runtime "openvino" is, or why there is none; the error comes when an engine needs it."""
+    reason = (
+        "the runtime 'openvino' needs the package openvino, which is not installed. Install it: pip install openvino."
+    )
+    try:
+        library = openvino_library()
+        if library is not None:
+            functions.TfOptRegisterRuntimeLibrary(b"openvino", os.fsencode(build(library)))
+            return
+    except OpBuildError as error:
+        reason = f"the runtime 'openvino' could not be built: {error}"
+    functions.TfOptRegisterUnavailableRuntime(b"openvino", reason.encode())
+
+
+def register_when_tensorflow_is_imported() -> None:
+    """Loads the op as soon as `tensorflow` is imported, at once where it already is.
+
+    A GraphDef with engine nodes can then be imported by any process that imported tf_opt. A failure must not break
+    `import tensorflow`: it becomes a warning with the text of the `OpBuildError`, and `load()` raises it again.
+    """
+    from wrapt import register_post_import_hook
+
+    register_post_import_hook(_load_after_import, "tensorflow")
+
+
+def _load_after_import(module: object) -> None:
+    del module
+    try:
+        load()
+    except OpBuildError as error:
+        warnings.warn(str(error), RuntimeWarning, stacklevel=2)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Builds ahead of time; see `--help`."""
+    parser = argparse.ArgumentParser(prog="python -m tf_opt.ops.build", description="Compile tf_opt's TensorFlow op.")
+    parser.add_argument(
+        "--output", type=Path, default=None, metavar="DIR", help=f"folder to compile into (default: {cache_directory()})"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        paths = build_all(options.output)
+    except OpBuildError as error:
+        print(error, file=sys.stderr)
+        return 1
+    for path in paths.values():
+        print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,159 @@
+// Decides which input shapes get an engine of their own: those that come often, and for which the engine compiled for
+// just these shapes is measured to be faster than the one for all shapes.
+//
+// Each shape goes counting -> compiling -> measuring -> kept or rejected. A kept one that is evicted starts again.
+
+#ifndef TF_OPT_OPS_SPECIALIZER_H_
+#define TF_OPT_OPS_SPECIALIZER_H_
+
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "runtime.h"
+
+namespace tf_opt {
+
+template <typename Variant>
+class Specializer {
+ public:
+  using Key = std::vector<int64_t>;  // The dims of all inputs, one after another.
+
+  struct Choice {
+    std::shared_ptr<Variant> variant;  // Empty: use the engine for all shapes.
+    bool compile = false;              // The caller has to start the compilation, then call Compiled().
+    bool measure = false;              // The caller has to time the call, then call Measured().
+  };
+
+  Specializer(int specialize_after, int maximum_cached_engines, Statistics* statistics)
+      : specialize_after_(specialize_after), maximum_(maximum_cached_engines), statistics_(statistics) {}
+
+  bool enabled() const { return specialize_after_ > 0 && maximum_ > 0; }
+
+  // For a call that runs alone; others would be measured wrongly.
+  Choice Choose(const Key& key) {
+    std::shared_ptr<Variant> evicted;  // Destroyed after the lock is released: freeing an engine takes milliseconds.
+    std::lock_guard<std::mutex> lock(mutex_);
+    Entry& entry = EntryOf(key);
+    entry.last_use = ++clock_;
+    switch (entry.state) {
+      case State::kCounting:
+        if (++entry.count < specialize_after_ || !MakeRoom(&evicted)) return {};
+        entry.state = State::kCompiling;
+        return {nullptr, true, false};
+      case State::kMeasuring:
+        entry.turn = !entry.turn;  // Alternating, so that both see the same load of the machine.
+        return {entry.turn ? entry.variant : nullptr, false, true};
+      case State::kKept:
+        return {entry.variant, false, false};
+      case State::kCompiling:
+      case State::kRejected:
+        break;
+    }
+    return {};
+  }
+
+  // `variant` is empty where the compilation failed: the shape stays with the engine for all shapes.
+  void Compiled(const Key& key, std::shared_ptr<Variant> variant) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    Entry& entry = EntryOf(key);
+    entry.state = variant ? State::kMeasuring : State::kRejected;
+    if (!variant) ++statistics_->specialized_rejected;
+    entry.variant = std::move(variant);
+  }
+
+  void Measured(const Key& key, bool specialized, double seconds) {
+    std::shared_ptr<Variant> rejected;
+    std::lock_guard<std::mutex> lock(mutex_);
+    Entry& entry = EntryOf(key);
+    if (entry.state != State::kMeasuring) return;
+    (specialized ? entry.specialized_seconds : entry.general_seconds).push_back(seconds);
+    if (entry.specialized_seconds.size() < kSamples || entry.general_seconds.size() < kSamples) return;
+    if (Median(entry.specialized_seconds) < kKeepBelow * Median(entry.general_seconds)) {
+      entry.state = State::kKept;
+      ++statistics_->specialized_kept;
+    } else {
+      entry.state = State::kRejected;
+      ++statistics_->specialized_rejected;
+      rejected = std::move(entry.variant);
+    }
+    entry.specialized_seconds = {};
+    entry.general_seconds = {};
+  }
+
+ private:
+  enum class State { kCounting, kCompiling, kMeasuring, kKept, kRejected };
+
+  struct Entry {
+    State state = State::kCounting;
+    int64_t count = 0;
+    uint64_t last_use = 0;
+    bool turn = false;
+    std::shared_ptr<Variant> variant;
+    std::vector<double> specialized_seconds, general_seconds;
+  };
+
+  static constexpr size_t kSamples = 11;  // The first of each warms up; the median takes care of it.
+  static constexpr double kKeepBelow = 0.98;  // Less than 2% is noise, and not worth the memory.
+  static constexpr size_t kMaximumEntries = 4096;  // Bounds what a stream of ever new shapes leaves behind.
+
+  static double Median(std::vector<double> values) {
+    std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
+    return values[values.size() / 2];
+  }
+
+  Entry& EntryOf(const Key& key) {
+    const auto found = entries_.find(key);
+    if (found != entries_.end()) return found->second;
+    if (entries_.size() >= kMaximumEntries) {
+      // A shape in work keeps its entry: Compiled() and Measured() refer to it.
+      const auto oldest = LeastRecentlyUsed([](State state) { return state == State::kCounting; });
+      const auto other = LeastRecentlyUsed([](State state) { return state == State::kRejected; });
+      if (oldest != entries_.end()) {
+        entries_.erase(oldest);
+      } else if (other != entries_.end()) {
+        entries_.erase(other);
+      }
+    }
+    return entries_[key];
+  }
+
+  template <typename Predicate>
+  typename std::map<Key, Entry>::iterator LeastRecentlyUsed(Predicate wanted) {
+    auto oldest = entries_.end();
+    for (auto entry = entries_.begin(); entry != entries_.end(); ++entry) {
+      if (!wanted(entry->second.state)) continue;
+      if (oldest == entries_.end() || entry->second.last_use < oldest->second.last_use) oldest = entry;
+    }
+    return oldest;
+  }
+
+  // Makes sure that one more engine may be compiled; false where all places are taken by shapes in work.
+  bool MakeRoom(std::shared_ptr<Variant>* evicted) {
+    int64_t taken = 0;
+    for (const auto& item : entries_) {
+      taken += item.second.state == State::kCompiling || item.second.state == State::kMeasuring ||
+               item.second.state == State::kKept;
+    }
+    if (taken < maximum_) return true;
+    const auto oldest = LeastRecentlyUsed([](State state) { return state == State::kKept; });
+    if (oldest == entries_.end()) return false;
+    *evicted = std::move(oldest->second.variant);
+    oldest->second = Entry{};
+    ++statistics_->specialized_evicted;
+    return true;
+  }
+
+  const int64_t specialize_after_;
+  const int64_t maximum_;
+  Statistics* const statistics_;
+  std::mutex mutex_;
+  uint64_t clock_ = 0;
+  std::map<Key, Entry> entries_;
+};
+
+}  // namespace tf_opt
+
+#endif  // TF_OPT_OPS_SPECIALIZER_H_

@@ -1,0 +1,136 @@
+"""The options of `Tf2TrtOpt`: one frozen dataclass, checked once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+
+from tf_opt.engines import engine_names
+from tf_opt.errors import InvalidOptionError, UnknownEngineError, did_you_mean
+
+if TYPE_CHECKING:
+    from tensorflow.core.framework.node_def_pb2 import NodeDef
+
+    NodeFilter: TypeAlias = Callable[[NodeDef], bool]
+
+AdoptPolicy: TypeAlias = Literal["measured", "always"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How a graph is optimized. Unknown or impossible values raise InvalidOptionError when the object is made."""
+
+    engine: str = "auto"
+    # Which backend builds the engines; "auto" takes the first that can run on this machine.
+
+    minimum_segment_size: int = 3
+    # Segments with fewer compute nodes stay TensorFlow: entering an engine costs more than a few nodes can save.
+
+    dynamic_opt: bool = True
+    # True: dimensions that the graph leaves open stay open in the engine. False: an input dimension that is the same in all
+    # of test_data becomes fixed, in the returned graph too, so that everything that depends on it folds away.
+
+    supported_list: Sequence[str] | None = None
+    # Only nodes of these ops may enter an engine (all that the converter knows, where None).
+
+    denied_ops: Sequence[str] = ()
+    # Nodes of these ops stay TensorFlow.
+
+    supported_nodes: Sequence[str] | None = None
+    # Only nodes with these names may enter an engine; fnmatch patterns such as "encoder/*".
+
+    denied_nodes: Sequence[str] = ()
+    # Nodes with these names stay TensorFlow; fnmatch patterns.
+
+    node_filter: NodeFilter | None = None
+    # Asked for each node that would enter an engine; False keeps it in TensorFlow.
+
+    adopt: AdoptPolicy = "measured"
+    # "measured": a segment that is outside tolerance or slower on test_data goes back to TensorFlow. "always": it stays.
+
+    rtol: float = 1e-6
+    # Relative tolerance of the comparison with the original outputs.
+
+    atol: float = 1e-3
+    # Absolute tolerance: fp32 engines sum in another order than TensorFlow, which shows in the fourth decimal in BERT.
+
+    measurement_seconds: float = 5.0
+    # Budget of one measurement for adoption; it stops earlier once the answer is clear.
+
+    strict: bool = False
+    # True: a segment whose engine cannot be built raises. False: it stays TensorFlow, and the report has the reason.
+
+    keep_fallback: bool = True
+    # Keeps the original nodes as a function beside each engine, for shapes that the engine does not take. It holds no
+    # weights of its own.
+
+    maximum_cached_engines: int = 16
+    # At most this many shapes have an engine of their own beside the dynamic one; the least recently used goes.
+
+    specialize_after: int = 0
+    # After this many runs with the same input shapes an engine made for just these is tried; each holds its own packed copy
+    # of the weights, so that 0, never, is the default.
+
+    dump_dir: str | Path | None = None
+    # Where the graph after every pass and each segment as .pb and .onnx are written.
+
+    progress: bool = True
+    # Progress bars on a terminal; none without one.
+
+    def __post_init__(self) -> None:
+        if self.engine not in engine_names():
+            raise UnknownEngineError(
+                f"There is no engine {self.engine!r}; expected one of {', '.join(engine_names())}."
+                f"{did_you_mean(str(self.engine), engine_names())}"
+            )
+        if self.adopt not in get_args(AdoptPolicy):
+            raise InvalidOptionError(f"adopt is {self.adopt!r}; expected one of {', '.join(get_args(AdoptPolicy))}.")
+        for name in ("minimum_segment_size", "maximum_cached_engines"):
+            self._check_integer(name, minimum=1)
+        self._check_integer("specialize_after", minimum=0)
+        for name in ("rtol", "atol"):
+            self._check_number(name, positive=False)
+        self._check_number("measurement_seconds", positive=True)
+        for name in ("supported_list", "denied_ops", "supported_nodes", "denied_nodes"):
+            self._check_names(name)
+        for name in ("dynamic_opt", "strict", "keep_fallback", "progress"):
+            if not isinstance(getattr(self, name), bool):
+                raise InvalidOptionError(f"{name} is {getattr(self, name)!r}; expected True or False.")
+        if self.node_filter is not None and not callable(self.node_filter):
+            raise InvalidOptionError(f"node_filter is {self.node_filter!r}; expected a callable that takes a NodeDef.")
+
+    @classmethod
+    def from_keywords(cls, keywords: dict[str, Any]) -> Options:
+        """Makes options from keyword arguments.
+
+        Raises:
+            InvalidOptionError: A keyword is no option, or its value is not allowed.
+        """
+        known = [each.name for each in fields(cls)]
+        for name in keywords:
+            if name not in known:
+                raise InvalidOptionError(
+                    f"There is no option {name!r}.{did_you_mean(name, known)} The options are: {', '.join(known)}."
+                )
+        return cls(**keywords)
+
+    def _check_integer(self, name: str, minimum: int) -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+            raise InvalidOptionError(f"{name} is {value!r}; expected an integer of at least {minimum}.")
+
+    def _check_number(self, name: str, positive: bool) -> None:
+        value = getattr(self, name)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        # The comparison is written so that NaN fails it.
+        if not is_number or not (value > 0 or (value == 0 and not positive)):
+            raise InvalidOptionError(f"{name} is {value!r}; expected a {'positive' if positive else 'non-negative'} number.")
+
+    def _check_names(self, name: str) -> None:
+        value = getattr(self, name)
+        if value is None:
+            return
+        if isinstance(value, str) or not all(isinstance(each, str) for each in value):
+            raise InvalidOptionError(f"{name} is {value!r}; expected a list of strings.")

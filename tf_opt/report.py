@@ -1,0 +1,239 @@
+"""What an optimization did: segments, engines, figures, and a reason for every node that stays TensorFlow."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from tf_opt.files import write_text
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefusedNode:
+    """A compute node that is in no segment.
+
+    Attributes:
+        name: Node name in the graph after the passes.
+        op: Its op.
+        category: Short class of the reason, for counting.
+        reason: The reason, whole.
+    """
+
+    name: str
+    op: str
+    category: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """Original against optimized on the given feeds.
+
+    Attributes:
+        original_milliseconds: Median time of the original graph.
+        optimized_milliseconds: Median time of the graph with the engines in question.
+        ratio: Original over optimized: above 1 is faster. Median of the paired rounds.
+        interval: Confidence interval of the ratio.
+        rounds: Number of pairs.
+        verdict: "faster", "slower" or "same", the last where the interval holds no answer.
+    """
+
+    original_milliseconds: float
+    optimized_milliseconds: float
+    ratio: float
+    interval: tuple[float, float]
+    rounds: int
+    verdict: str
+
+    def __str__(self) -> str:
+        return (
+            f"original {self.original_milliseconds:.3g} ms, optimized {self.optimized_milliseconds:.3g} ms, ratio "
+            f"{self.ratio:.3f} ({self.interval[0]:.3f} to {self.interval[1]:.3f}), {self.verdict}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentReport:
+    """One segment and what became of it.
+
+    Attributes:
+        name: The segment's name; its engine node has it too.
+        node_count: Compute nodes in it.
+        op_counts: Compute nodes by op.
+        inputs: Border tensors in, described.
+        outputs: Border tensors out, described.
+        weight_bytes: Bytes of the constants that it reads.
+        adopted: Whether an engine runs it in the returned graph.
+        reason: Why it stays TensorFlow; empty where it is adopted.
+        library: Package and version that built the engine.
+        engine_bytes: Size of what the engine node stores.
+        export_seconds: Wall time of the export to ONNX.
+        build_seconds: Wall time of the build.
+        maximum_error: Largest absolute difference of any output from the original, with this engine in.
+        measurement: Timing against the original, where it was measured.
+    """
+
+    name: str
+    node_count: int
+    op_counts: Mapping[str, int]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    weight_bytes: int
+    adopted: bool = False
+    reason: str = ""
+    library: str = ""
+    engine_bytes: int = 0
+    export_seconds: float = 0.0
+    build_seconds: float = 0.0
+    maximum_error: float | None = None
+    measurement: Measurement | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizationReport:
+    """The whole story of one optimization, or of an analysis that built nothing.
+
+    Attributes:
+        engine: Name of the backend.
+        compute_nodes: Nodes after the passes that compute something (no constants, placeholders or no-ops).
+        original_nodes: Nodes of the given graph.
+        segments: Every segment found.
+        refused: Every compute node that is in no segment.
+        pass_changes: Passes that changed the graph, and how many nodes each took away (negative: added).
+        stage_seconds: Wall time by stage.
+        peak_memory_bytes: Highest resident memory of the process so far; None for an analysis.
+        measurement: Timing of the returned graph against the original, where it was measured.
+        maximum_error: Largest absolute difference of any output of the returned graph from the original.
+        environment: Versions and machine.
+        notes: What else a user should know.
+    """
+
+    engine: str
+    compute_nodes: int
+    original_nodes: int
+    segments: tuple[SegmentReport, ...] = ()
+    refused: tuple[RefusedNode, ...] = ()
+    pass_changes: Mapping[str, int] = field(default_factory=dict)
+    stage_seconds: Mapping[str, float] = field(default_factory=dict)
+    peak_memory_bytes: int | None = None
+    measurement: Measurement | None = None
+    maximum_error: float | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def nodes_in_segments(self) -> int:
+        """Compute nodes in all segments found."""
+        return sum(segment.node_count for segment in self.segments)
+
+    @property
+    def nodes_in_engines(self) -> int:
+        """Compute nodes in adopted segments."""
+        return sum(segment.node_count for segment in self.segments if segment.adopted)
+
+    @property
+    def engine_count(self) -> int:
+        """Number of adopted segments."""
+        return sum(segment.adopted for segment in self.segments)
+
+    @property
+    def coverage(self) -> float:
+        """Share of the compute nodes that are in segments, 0 to 1."""
+        return self.nodes_in_segments / self.compute_nodes if self.compute_nodes else 0.0
+
+    @property
+    def refusal_counts(self) -> dict[str, int]:
+        """Refused nodes by category, most first."""
+        return dict(Counter(node.category for node in self.refused).most_common())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the report as plain dicts, lists, numbers and strings."""
+        content = dataclasses.asdict(self)
+        content["nodes_in_segments"] = self.nodes_in_segments
+        content["nodes_in_engines"] = self.nodes_in_engines
+        content["coverage"] = self.coverage
+        return content
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """Returns the report as JSON, and writes it to `path` where one is given."""
+        text = json.dumps(self.to_dict(), indent=2)
+        if path is not None:
+            write_text(path, text + "\n")
+        return text
+
+    def print(self, console: Console | None = None) -> None:
+        """Prints the report to the terminal."""
+        (console or Console()).print(self._renderable())
+
+    def text(self) -> str:
+        """Returns what `print` shows, as plain text."""
+        console = Console(width=120, record=True, file=_Nowhere(), color_system=None)
+        console.print(self._renderable())
+        return console.export_text()
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def _renderable(self) -> Group:
+        nodes = f"{self.nodes_in_segments} of {self.compute_nodes} compute nodes ({self.coverage:.1%})"
+        parts: list[Any] = [
+            Text(f"{nodes} in {len(self.segments)} segments, {self.engine_count} run by {self.engine}"),
+        ]
+        if self.segments:
+            parts.append(self._segment_table())
+        if self.refused:
+            parts.append(self._refusal_table())
+        if self.measurement is not None:
+            parts.append(Text(f"Whole graph: {self.measurement}"))
+        if self.maximum_error is not None:
+            parts.append(Text(f"Largest difference from the original: {self.maximum_error:.3g}"))
+        if self.stage_seconds:
+            stages = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in self.stage_seconds.items())
+            parts.append(Text(f"Time: {stages}"))
+        if self.peak_memory_bytes is not None:
+            parts.append(Text(f"Peak memory of the process: {self.peak_memory_bytes / 2**20:.0f} MiB"))
+        parts.extend(Text(note) for note in self.notes)
+        return Group(*parts)
+
+    def _segment_table(self) -> Table:
+        table = Table("segment", "nodes", "inputs", "outputs", "weights", "runs as", "error", "ratio", title="Segments")
+        for segment in self.segments:
+            table.add_row(
+                segment.name,
+                str(segment.node_count),
+                "\n".join(segment.inputs),
+                "\n".join(segment.outputs),
+                f"{segment.weight_bytes / 2**20:.1f} MiB",
+                segment.library if segment.adopted else f"TensorFlow: {segment.reason or 'not built'}",
+                "" if segment.maximum_error is None else f"{segment.maximum_error:.2g}",
+                "" if segment.measurement is None else f"{segment.measurement.ratio:.2f}",
+            )
+        return table
+
+    def _refusal_table(self) -> Table:
+        table = Table("nodes", "op", "reason", "for example", title="Nodes that stay TensorFlow")
+        groups: dict[tuple[str, str], list[RefusedNode]] = {}
+        for node in self.refused:
+            groups.setdefault((node.op, node.category), []).append(node)
+        for (op, _), members in sorted(groups.items(), key=lambda item: -len(item[1])):
+            table.add_row(str(len(members)), op, members[0].reason, members[0].name)
+        return table
+
+
+class _Nowhere:
+    """A file that keeps nothing: rich records what it would print."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+    def flush(self) -> None:
+        """Does nothing."""

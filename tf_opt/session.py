@@ -1,0 +1,200 @@
+"""Runs frozen graphs in plain `tf.compat.v1.Session`s."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from types import TracebackType
+from typing import Any, TypeAlias
+
+import tensorflow as tf
+
+from tf_opt.errors import TfOptError, UnknownOutputError
+from tf_opt.feeds import Array, Feed, normalize_feed
+from tf_opt.frozen_graph import FrozenGraph
+from tf_opt.tensor_info import TensorInfo
+
+SessionConfig: TypeAlias = Any
+"""A `tf.compat.v1.ConfigProto`."""
+
+_MAXIMUM_CACHED_RUNNERS = 4
+"""A Session holds a copy of its graph's weights: enough to go back and forth between a graph and its variants, and few enough
+for graphs of a gigabyte."""
+
+
+class GraphRunner:
+    """A Session for one graph, kept open between calls; a context manager. Calls from several threads may overlap."""
+
+    def __init__(self, frozen: FrozenGraph, config: SessionConfig | None = None) -> None:
+        """Imports the graph into a Session of its own.
+
+        Args:
+            frozen: The graph.
+            config: Configuration of the Session; None is TensorFlow's default.
+        """
+        self.inputs = frozen.inputs
+        self.outputs = frozen.outputs
+        _load_engine_op(frozen)
+        graph = tf.Graph()
+        with graph.as_default():
+            tf.import_graph_def(frozen.graph_def, name="")
+        self._session = tf.compat.v1.Session(graph=graph, config=config)
+        self._graph = graph
+        self._callables: dict[tuple[str, ...], Callable[..., list[Array]]] = {}
+        self._closed = False
+
+    def __enter__(self) -> GraphRunner:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Releases the Session and its copy of the weights; closing twice is allowed."""
+        if not self._closed:
+            self._closed = True
+            self._callables.clear()
+            self._session.close()
+
+    def run(self, feed: Feed, outputs: Iterable[str] | str | None = None) -> dict[str, Array]:
+        """Runs the graph once.
+
+        Args:
+            feed: Values by input: key, node or tensor name.
+            outputs: What to fetch: keys or names of outputs, or names of any other tensor; None fetches all outputs.
+
+        Returns:
+            Arrays by the outputs' keys (by the given name for tensors that are no outputs).
+
+        Raises:
+            InvalidFeedError: The feed does not fit the inputs.
+            UnknownOutputError: There is no tensor of that name.
+        """
+        arrays = normalize_feed(feed, self.inputs)
+        fetches = self._fetches(outputs)
+        values = self._callable(tuple(fetches.values()))(*arrays.values())
+        return dict(zip(fetches, values, strict=True))
+
+    def prepare(
+        self, outputs: Iterable[str] | str | None = None
+    ) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
+        """Returns a function from a normalized feed to the outputs by key, without the checks of `run`: for timing."""
+        fetches = self._fetches(outputs)
+        names = [info.name for info in self.inputs]
+        function = self._callable(tuple(fetches.values()))
+
+        def call(arrays: Mapping[str, Array]) -> dict[str, Array]:
+            return dict(zip(fetches, function(*(arrays[name] for name in names)), strict=True))
+
+        return call
+
+    def _fetches(self, outputs: Iterable[str] | str | None) -> dict[str, str]:
+        if outputs is None:
+            return {info.key: info.name for info in self.outputs}
+        fetches = {}
+        for name in [outputs] if isinstance(outputs, str) else outputs:
+            info = self._tensor(name)
+            fetches[info.key] = info.name
+        return fetches
+
+    def _tensor(self, name: str) -> TensorInfo:
+        from tf_opt.frozen_graph import find_tensor
+
+        info = find_tensor(self.outputs, name)
+        if info is not None:
+            return info
+        from tf_opt.errors import did_you_mean
+
+        try:
+            tensor = self._graph.get_tensor_by_name(name if ":" in name else f"{name}:0")
+        except (KeyError, ValueError) as error:
+            candidates = [candidate for each in self.outputs for candidate in (each.key, each.name)]
+            raise UnknownOutputError(
+                f"The graph has no output {name!r}.{did_you_mean(name, candidates)} Its outputs: "
+                f"{', '.join(repr(each.key) for each in self.outputs)}; any other tensor can be fetched as 'node:index'."
+            ) from error
+        return TensorInfo(name=tensor.name, dtype=tensor.dtype.base_dtype.name, key=name)
+
+    def _callable(self, fetches: tuple[str, ...]) -> Callable[..., list[Array]]:
+        if self._closed:
+            raise TfOptError("The GraphRunner is closed. Run inside its with block, or make a new one.")
+        if fetches not in self._callables:
+            # A callable skips the parsing of feeds and fetches that Session.run repeats at each call.
+            self._callables[fetches] = self._session.make_callable(
+                [self._graph.get_tensor_by_name(name) for name in fetches],
+                feed_list=[self._graph.get_tensor_by_name(info.name) for info in self.inputs],
+            )
+        return self._callables[fetches]
+
+
+def run(
+    frozen: FrozenGraph,
+    feed: Feed,
+    outputs: Iterable[str] | str | None = None,
+    config: SessionConfig | None = None,
+) -> dict[str, Array]:
+    """Runs a frozen graph once in a plain Session.
+
+    The Session stays open for the next call with the same graph and configuration (a few graphs at a time, and no longer than
+    the graph lives). `GraphRunner` gives control over that.
+
+    Args:
+        frozen: The graph.
+        feed: Values by input: key ("input_ids"), node or tensor name ("input_ids:0").
+        outputs: Keys or names of what to fetch; None fetches all outputs.
+        config: A `tf.compat.v1.ConfigProto`; None is TensorFlow's default.
+
+    Returns:
+        Arrays by output key.
+
+    Raises:
+        InvalidFeedError: The feed does not fit the inputs.
+        UnknownOutputError: There is no tensor of that name.
+    """
+    return _runners.get(frozen, config).run(feed, outputs)
+
+
+class _RunnerCache:
+    """The runners of `run`, least recently used first. A graph is known by its identity, as it is not hashable."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._runners: OrderedDict[tuple[int, bytes], tuple[weakref.ref[FrozenGraph], GraphRunner]] = OrderedDict()
+
+    def get(self, frozen: FrozenGraph, config: SessionConfig | None) -> GraphRunner:
+        key = (id(frozen), b"" if config is None else config.SerializeToString(deterministic=True))
+        with self._lock:
+            entry = self._runners.get(key)
+            # An id comes again after its object is gone, so the reference decides.
+            if entry is None or entry[0]() is not frozen:
+                entry = (weakref.ref(frozen), GraphRunner(frozen, config))
+                self._runners[key] = entry
+            self._runners.move_to_end(key)
+            # A runner that leaves the cache is not closed here, as another thread may be running it: its Session goes with
+            # the last reference.
+            for stale in [k for k, (reference, _) in self._runners.items() if reference() is None]:
+                del self._runners[stale]
+            while len(self._runners) > _MAXIMUM_CACHED_RUNNERS:
+                self._runners.popitem(last=False)
+            return entry[1]
+
+    def clear(self) -> None:
+        with self._lock:
+            self._runners.clear()
+
+
+_runners = _RunnerCache()
+
+
+def _load_engine_op(frozen: FrozenGraph) -> None:
+    """Registers tf_opt's op in this process where the graph has engines."""
+    from tensorflow.python.framework import op_def_registry
+
+    if any(node.op == "TfOptEngine" for node in frozen.graph_def.node) and op_def_registry.get("TfOptEngine") is None:
+        from tf_opt.ops import build
+
+        build.load()

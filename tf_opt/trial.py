@@ -1,0 +1,138 @@
+"""Runs the original and an optimized graph side by side in one session, to decide which of the two is kept.
+
+Both graphs stand in one GraphDef and read the same constants, so that a trial holds the weights once:
+
+    weights ─┬─ original nodes ────────────────── original outputs
+             └─ tf_opt_trial/ optimized nodes ─── tf_opt_trial/ optimized outputs
+
+A run fetches only one side, and TensorFlow executes only what a fetch needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, TypeAlias
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.framework import graph_pb2
+
+from tf_opt.tensor_info import node_name
+from tf_opt.weights import WeightStore, attach_weights, is_weight
+
+Feed: TypeAlias = Mapping[str, np.ndarray[Any, Any]]
+"""Arrays by tensor name."""
+
+PREFIX = "tf_opt_trial/"
+
+
+def combine_graphs(
+    original: graph_pb2.GraphDef, optimized: graph_pb2.GraphDef, weights: WeightStore
+) -> tuple[graph_pb2.GraphDef, WeightStore]:
+    """Returns one light graph that holds both, the optimized one's nodes under `PREFIX`, and its weights.
+
+    Placeholders of the user and weights without control inputs stand once. A weight in the frame of a while loop has a
+    control input on that frame, so that each graph keeps its own.
+
+    Args:
+        original: Light graph.
+        optimized: Light graph with the same placeholders.
+        weights: The constants of both.
+    """
+    combined = graph_pb2.GraphDef()
+    combined.CopyFrom(original)
+    present = {function.signature.name for function in combined.library.function}
+    combined.library.function.extend(f for f in optimized.library.function if f.signature.name not in present)
+    original_names = {node.name for node in original.node}
+    constants = {name: weights.node(name) for name in weights}
+    shared = {
+        node.name
+        for node in optimized.node
+        if node.op == "Placeholder" and not node.input and node.name in original_names
+    }
+
+    def rename(reference: str) -> str:
+        if node_name(reference) in shared:
+            return reference
+        return f"^{PREFIX}{reference[1:]}" if reference.startswith("^") else PREFIX + reference
+
+    for node in optimized.node:
+        if node.name in shared:
+            continue
+        copy = combined.node.add()
+        copy.CopyFrom(node)
+        copy.name = PREFIX + node.name
+        del copy.input[:]
+        copy.input.extend(rename(reference) for reference in node.input)
+        # Colocation names nodes that are called otherwise here; on one device it means nothing.
+        copy.attr.pop("_class", None)
+        if is_weight(node):
+            constants[copy.name] = weights.node(node.name)
+    return combined, WeightStore(constants)
+
+
+class Trial:
+    """A session that runs the original and the optimized graph on the same feeds. Use it as a context manager."""
+
+    def __init__(
+        self,
+        original: graph_pb2.GraphDef,
+        optimized: graph_pb2.GraphDef,
+        weights: WeightStore,
+        outputs: Sequence[str],
+        feeds: Sequence[Feed],
+    ) -> None:
+        """Makes the session; nothing runs yet.
+
+        Args:
+            original: Light graph.
+            optimized: Light graph with the same placeholders and outputs.
+            weights: The constants of both.
+            outputs: Tensor names.
+            feeds: Arrays by tensor name; all with the same names.
+        """
+        combined, constants = combine_graphs(original, optimized, weights)
+        graph = tf.Graph()
+        with graph.as_default():
+            tf.import_graph_def(attach_weights(combined, constants), name="")
+        self._session = tf.compat.v1.Session(graph=graph)
+        self._feeds = feeds
+        self._names = list(feeds[0])
+        # An output that is a placeholder or weight stands once in the combined graph.
+        renamed = {node.name for node in combined.node}
+        optimized_outputs = [PREFIX + name if PREFIX + node_name(name) in renamed else name for name in outputs]
+        self._original = self._session.make_callable(list(outputs), feed_list=self._names)
+        self._optimized = self._session.make_callable(optimized_outputs, feed_list=self._names)
+
+    def __enter__(self) -> Trial:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._session.close()
+
+    def run_original(self, index: int) -> list[np.ndarray[Any, Any]]:
+        """Returns the original outputs for feed number `index`."""
+        return self._run(self._original, index)
+
+    def run_optimized(self, index: int) -> list[np.ndarray[Any, Any]]:
+        """Returns the optimized outputs for feed number `index`."""
+        return self._run(self._optimized, index)
+
+    def _run(self, function: Any, index: int) -> list[np.ndarray[Any, Any]]:
+        feed = self._feeds[index]
+        values: list[np.ndarray[Any, Any]] = function(*(feed[name] for name in self._names))
+        return values
+
+
+def representative_feeds(feeds: Sequence[Feed], maximum: int = 8) -> list[int]:
+    """Returns the numbers of the feeds that a measurement runs: the first of each combination of shapes, `maximum` at most.
+
+    More feeds of a shape would make a round longer without telling more about time.
+    """
+    seen: dict[tuple[tuple[int, ...], ...], int] = {}
+    for index, feed in enumerate(feeds):
+        seen.setdefault(tuple(np.shape(value) for value in feed.values()), index)
+    return list(seen.values())[:maximum]

@@ -1,0 +1,143 @@
+"""Takes the big constants out of a GraphDef, so that every later step costs nodes and not bytes.
+
+A *light* graph has a Placeholder in place of each big constant, with the same name, its dtype and its full shape. Passes,
+segmentation, export and splicing all work on light graphs; the constants are put back once, at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.framework import graph_pb2, node_def_pb2, tensor_pb2
+from tensorflow.python.framework import tensor_util
+
+from tf_opt.errors import InvalidGraphError
+from tf_opt.tensor_info import TensorInfo
+
+WEIGHT_ATTRIBUTE = "_tf_opt_weight"
+"""Marks the Placeholder that stands for a detached constant. TensorFlow ignores attributes with a leading underscore."""
+
+MINIMUM_WEIGHT_ELEMENTS = 512
+"""Constants of at least this many elements are detached. Smaller ones are axes, shapes, scalars and biases of small layers,
+whose values the passes and the ONNX converter look at."""
+
+
+def is_weight(node: node_def_pb2.NodeDef) -> bool:
+    """Tells whether `node` is the Placeholder of a detached constant."""
+    return node.op == "Placeholder" and WEIGHT_ATTRIBUTE in node.attr
+
+
+class WeightStore(Mapping[str, tensor_pb2.TensorProto]):
+    """The detached constants of one graph, by node name. It refers to the original GraphDef and copies nothing."""
+
+    def __init__(self, nodes: Mapping[str, node_def_pb2.NodeDef]) -> None:
+        """Keeps references to Const nodes; the GraphDef that owns them must not change while the store is used."""
+        self._nodes = dict(nodes)
+
+    def __getitem__(self, name: str) -> tensor_pb2.TensorProto:
+        return self._nodes[name].attr["value"].tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._nodes)
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def node(self, name: str) -> node_def_pb2.NodeDef:
+        """Returns the Const node named `name`. Do not change it."""
+        return self._nodes[name]
+
+    def array(self, name: str) -> np.ndarray[Any, Any]:
+        """Returns the constant `name` as a read-only array; it shares the GraphDef's bytes where they are stored raw."""
+        tensor = self[name]
+        shape = tuple(dimension.size for dimension in tensor.tensor_shape.dim)
+        dtype = tf.as_dtype(tensor.dtype).as_numpy_dtype
+        if tensor.tensor_content:
+            return np.frombuffer(tensor.tensor_content, dtype=dtype).reshape(shape)
+        array: np.ndarray[Any, Any] = tensor_util.MakeNdarray(tensor)
+        array.flags.writeable = False
+        return array
+
+    def info(self, name: str) -> TensorInfo:
+        """Returns name, dtype and shape of the constant `name`."""
+        tensor = self[name]
+        shape = tuple(int(dimension.size) for dimension in tensor.tensor_shape.dim)
+        return TensorInfo(name=f"{name}:0", dtype=tf.as_dtype(tensor.dtype).name, shape=shape)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all constants together, as they lie in memory."""
+        return sum(
+            int(np.prod([d.size for d in t.tensor_shape.dim], dtype=np.int64)) * tf.as_dtype(t.dtype).size
+            for t in self.values()
+        )
+
+
+def _is_detachable(node: node_def_pb2.NodeDef, minimum_elements: int) -> bool:
+    if node.op != "Const":
+        return False
+    tensor = node.attr["value"].tensor
+    dtype = tf.as_dtype(tensor.dtype)
+    if not (dtype.is_numpy_compatible and (dtype.is_floating or dtype.is_integer or dtype.is_bool)):
+        return False
+    elements = 1
+    for dimension in tensor.tensor_shape.dim:
+        elements *= dimension.size
+    return elements >= minimum_elements
+
+
+def detach_weights(
+    graph_def: graph_pb2.GraphDef, minimum_elements: int = MINIMUM_WEIGHT_ELEMENTS
+) -> tuple[graph_pb2.GraphDef, WeightStore]:
+    """Returns a light copy of `graph_def` and the constants that were left out of it.
+
+    Constants with control inputs are detached too, and keep them (constants in the frame of a while loop have some).
+
+    Args:
+        graph_def: Any GraphDef; it is not changed, and must not be changed while the store is used.
+        minimum_elements: Numeric constants of at least this many elements are detached.
+    """
+    light = graph_pb2.GraphDef()
+    light.versions.CopyFrom(graph_def.versions)
+    light.library.CopyFrom(graph_def.library)
+    detached: dict[str, node_def_pb2.NodeDef] = {}
+    for node in graph_def.node:
+        if not _is_detachable(node, minimum_elements):
+            light.node.add().CopyFrom(node)
+            continue
+        placeholder = light.node.add(name=node.name, op="Placeholder", device=node.device)
+        placeholder.input.extend(node.input)
+        placeholder.attr["dtype"].CopyFrom(node.attr["dtype"])
+        placeholder.attr["shape"].shape.CopyFrom(node.attr["value"].tensor.tensor_shape)
+        placeholder.attr[WEIGHT_ATTRIBUTE].b = True
+        detached[node.name] = node
+    return light, WeightStore(detached)
+
+
+def attach_weights(light: graph_pb2.GraphDef, store: WeightStore) -> graph_pb2.GraphDef:
+    """Returns a copy of `light` in which the constants of `store` stand again in place of their placeholders.
+
+    Raises:
+        InvalidGraphError: A weight placeholder has no constant in the store.
+    """
+    graph_def = graph_pb2.GraphDef()
+    graph_def.versions.CopyFrom(light.versions)
+    graph_def.library.CopyFrom(light.library)
+    for node in light.node:
+        if not is_weight(node):
+            graph_def.node.add().CopyFrom(node)
+        elif node.name in store:
+            constant = graph_def.node.add()
+            constant.CopyFrom(store.node(node.name))
+            # The passes may have changed the control inputs; the constant itself never changes.
+            del constant.input[:]
+            constant.input.extend(node.input)
+        else:
+            raise InvalidGraphError(
+                f"The weight placeholder {node.name!r} has no constant to put back. Attach with the WeightStore that "
+                "detach_weights returned for this graph, and do not rename weight placeholders in a pass."
+            )
+    return graph_def
