@@ -35,6 +35,8 @@ class BuildNativeOp(build_ext):
         if completed.returncode != 0:
             reason = (completed.stderr.strip() or completed.stdout.strip() or "no message").splitlines()[-1]
             print(f"warning: the native op was not compiled, it will be at first use: {reason}", file=sys.stderr)
+        for lock in output.glob(".*.lock"):
+            lock.unlink()
 
     def get_outputs(self) -> list[str]:
         return [str(path) for path in (Path(self.build_lib) / PREBUILT).glob("*")]

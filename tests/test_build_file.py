@@ -15,8 +15,8 @@ SOURCE_FOLDERS = ("tf_opt", "passes", "tests")
 SOURCE_SUFFIXES = (".py", ".cc", ".h")
 TEST_RUNNER = "tests/run_pytest.py"  # The main program of every py_test, and so in the srcs of each.
 
-# Everything that BUILD may be made of. Starlark's grammar is Python's without the rest: what is not listed here (import,
-# def, class, an f-string) would be an error to Bazel.
+# All that BUILD may be made of. Starlark's grammar is Python's without the rest: what is not listed here would be
+# an error to Bazel: import, def, class, an f-string.
 STARLARK_NODES = (
     *(ast.Module, ast.Expr, ast.Assign, ast.Name, ast.Load, ast.Store, ast.Constant),
     *(ast.Call, ast.keyword, ast.Attribute, ast.List, ast.Tuple, ast.Dict, ast.Subscript, ast.Slice),
@@ -85,6 +85,17 @@ def source_files() -> set[str]:
     }
 
 
+def imported_modules(text: str) -> set[str]:
+    """The modules that a file imports; of `from a import b` both "a" and "a.b"."""
+    modules = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            modules |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return modules
+
+
 def listing(title: str, names: set[str]) -> str:
     return "\n".join([title, *(f'    "{name}",' for name in sorted(names))])
 
@@ -137,10 +148,30 @@ def test_rooms_do_not_depend_on_each_other(build: BuildFile) -> None:
     assert ":passes" not in deps["engines"]
 
 
+@pytest.mark.parametrize(
+    ("room", "others"),
+    [
+        ("passes", ["tf_opt.engines", "tf_opt.ops"]),
+        ("tf_opt/engines", ["tf_opt.passes", "tf_opt.ops"]),
+        ("tf_opt/ops", ["tf_opt.passes", "tf_opt.engines"]),
+    ],
+)
+def test_rooms_do_not_import_each_other(room: str, others: list[str]) -> None:
+    paths = [ROOT / name for name in source_files() if name.startswith(f"{room}/") and name.endswith(".py")]
+    assert paths
+    imported = [(path.name, module) for path in paths for module in imported_modules(path.read_text())]
+    assert [pair for pair in imported if pair[1].startswith(tuple(others))] == []
+
+
 @pytest.mark.parametrize("text", ["import os", "def f():\n    pass", 'x = f"{1}"', "lambda: 1", "x = open('BUILD')"])
 def test_what_is_not_starlark_is_refused(text: str) -> None:
     with pytest.raises((SyntaxError, TypeError)):
         BuildFile.parse(text)
+
+
+def test_imports_are_found_wherever_they_are() -> None:
+    text = "import a.b\nfrom c import d\ndef f():\n    from e.f import g\n"
+    assert imported_modules(text) == {"a.b", "c", "c.d", "e.f", "e.f.g"}
 
 
 def test_parser_follows_lists_and_comprehensions() -> None:

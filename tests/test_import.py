@@ -92,7 +92,7 @@ def test_submodule_does_not_hide_the_public_name() -> None:
     code = f"""{FORGET}
 import importlib, types
 for name in {NAMES_OF_SUBMODULES_TOO}:
-    for first in ["import tf_opt.NAME", "from tf_opt import NAME", "from tf_opt.NAME import *", "import tf_opt; tf_opt.NAME"]:
+    for first in ["import tf_opt.NAME", "from tf_opt import NAME", "from tf_opt.NAME import *", "import tf_opt"]:
         forget()
         exec(first.replace("NAME", name))
         importlib.import_module("tf_opt." + name)

@@ -7,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 
@@ -29,13 +27,13 @@ def test_every_mark_belongs_to_a_block() -> None:
     assert README.count(RUNNABLE) == len(runnable_blocks(README)) >= 1
 
 
-@pytest.mark.parametrize("block", runnable_blocks(README))
-def test_python_block_runs(block: str, tmp_path: Path) -> None:
-    # In a process and a folder of its own: a reader starts it that way, and it may write files.
-    completed = subprocess.run(
-        [sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert completed.returncode == 0, completed.stderr
+def test_python_blocks_run_one_after_the_other(tmp_path: Path) -> None:
+    # Each is a process of its own, as a reader starts it. A later one reads what an earlier one wrote into the folder.
+    for block in runnable_blocks(README):
+        completed = subprocess.run(
+            [sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
+        )
+        assert completed.returncode == 0, f"{block}\n{completed.stderr}"
 
 
 def test_make_targets_exist() -> None:

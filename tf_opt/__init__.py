@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
-from importlib.util import find_spec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from tf_opt import errors
+from tf_opt.ops.build import register_when_tensorflow_is_imported
 
 if TYPE_CHECKING:
     from tf_opt.benchmarking import benchmark
@@ -86,5 +86,4 @@ sys.modules[__name__].__class__ = _Package
 
 # A graph with engine nodes can be imported only once TensorFlow knows the op. TensorFlow is not loaded for that: the op
 # is registered when the user's program imports TensorFlow.
-if find_spec("tf_opt.ops.build") is not None:
-    import_module("tf_opt.ops.build").register_when_tensorflow_is_imported()
+register_when_tensorflow_is_imported()

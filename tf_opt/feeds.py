@@ -41,8 +41,8 @@ def check_feeds(feeds: Iterable[Feed], inputs: Sequence[TensorInfo]) -> list[Nor
             raise InvalidFeedError(f"Feed {index}: {error}") from error
     if not normalized:
         raise InvalidFeedError(
-            "The list of feeds is empty. Pass at least one mapping from input names to arrays; tf_opt.random_feeds(graph) "
-            "makes some."
+            "The list of feeds is empty. Pass at least one mapping from input names to arrays; "
+            "tf_opt.random_feeds(graph) makes some."
         )
     return normalized
 
@@ -50,8 +50,8 @@ def check_feeds(feeds: Iterable[Feed], inputs: Sequence[TensorInfo]) -> list[Nor
 def normalize_feed(feed: Feed, inputs: Sequence[TensorInfo]) -> NormalizedFeed:
     """Returns `feed` as arrays by tensor name, in the order of `inputs`.
 
-    Arrays must have the exact dtype. Python values and lists become the input's dtype where nothing is lost; floating point
-    numbers may be rounded to the input's precision.
+    Arrays must have the exact dtype. Python values and lists become the input's dtype where nothing is lost; floating
+    point numbers may be rounded to the input's precision.
 
     Raises:
         InvalidFeedError: An input is missing, unknown or fed twice, or a value has the wrong dtype, rank or shape.
@@ -71,7 +71,9 @@ def normalize_feed(feed: Feed, inputs: Sequence[TensorInfo]) -> NormalizedFeed:
                 f"The graph has no input {name!r}.{did_you_mean(str(name), candidates)} Its inputs: {names or 'none'}."
             )
         if info.name in values:
-            raise InvalidFeedError(f"The input {info.key!r} is fed twice, the second time as {name!r}. Keep one of the two.")
+            raise InvalidFeedError(
+                f"The input {info.key!r} is fed twice, the second time as {name!r}. Keep one of the two."
+            )
         values[info.name] = value
     missing = [info.key for info in inputs if info.name not in values]
     if missing:
@@ -95,14 +97,14 @@ def _checked_array(value: Any, info: TensorInfo) -> Array:
         if array.ndim == len(info.shape) - 1:
             hint = " Add the batch dimension with array[None]."
         raise InvalidFeedError(
-            f"The input {info.key!r} has rank {array.ndim} (shape {list(array.shape)}), expected rank {len(info.shape)} "
-            f"(shape {expected}).{hint}"
+            f"The input {info.key!r} has rank {array.ndim} (shape {list(array.shape)}), expected rank "
+            f"{len(info.shape)} (shape {expected}).{hint}"
         )
     for axis, (size, fixed) in enumerate(zip(array.shape, info.shape, strict=True)):
         if fixed is not None and size != fixed:
             raise InvalidFeedError(
-                f"The input {info.key!r} has shape {list(array.shape)}, expected {expected}: dimension {axis} must be {fixed}. "
-                "Pad, cut or reshape the array, or freeze the model with None in that dimension."
+                f"The input {info.key!r} has shape {list(array.shape)}, expected {expected}: dimension {axis} must "
+                f"be {fixed}. Pad, cut or reshape the array, or freeze the model with None in that dimension."
             )
     return array
 
@@ -112,7 +114,8 @@ def _array(value: Any, info: TensorInfo) -> Array:
     if tf.is_tensor(value):
         if not hasattr(value, "numpy"):
             raise InvalidFeedError(
-                f"The input {info.key!r} is fed with the symbolic tensor {value.name!r}, which has no value. Feed an array."
+                f"The input {info.key!r} is fed with the symbolic tensor {value.name!r}, which has no value. Feed an "
+                "array."
             )
         value = value.numpy()
     if isinstance(value, (np.ndarray, np.generic)):
@@ -154,6 +157,7 @@ def _converted(array: Array, expected: np.dtype[Any], info: TensorInfo) -> Array
         if np.array_equal(converted.astype(np.complex128 if number.is_complex else np.float64), array):
             return converted
     raise InvalidFeedError(
-        f"The input {info.key!r} is fed with Python values of dtype {array.dtype.name}, which do not convert to {info.dtype} "
+        f"The input {info.key!r} is fed with Python values of dtype {array.dtype.name}, which do not convert to "
+        f"{info.dtype} "
         f'without loss. Feed an array: numpy.asarray(values).astype("{info.dtype}") if that is what you mean.'
     )

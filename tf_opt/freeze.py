@@ -1,10 +1,10 @@
 """Everything that turns a model into a FrozenGraph, whatever form it comes in.
 
-    Keras, Hugging Face   freeze_keras               traces the inference call
-    SavedModel            freeze_saved_model         takes a signature
-    function              freeze_concrete_function   inlines, turns variables into constants, cleans
-    GraphDef file         load_graph_def             reads, checks, describes
-    GraphDef              frozen_from_graph_def      checks, describes
+Keras, Hugging Face   freeze_keras               traces the inference call
+SavedModel            freeze_saved_model         takes a signature
+function              freeze_concrete_function   inlines, turns variables into constants, cleans
+GraphDef file         load_graph_def             reads, checks, describes
+GraphDef              frozen_from_graph_def      checks, describes
 """
 
 from __future__ import annotations
@@ -48,28 +48,28 @@ def freeze_saved_model(
         A graph whose inputs and outputs are keyed by the signature's keys.
 
     Raises:
-        FreezeError: The directory is no SavedModel, has no such signature (the message lists those it has), or the signature
-            cannot be frozen.
+        FreezeError: The directory is no SavedModel, has no such signature (the message lists those it has), or the
+            signature cannot be frozen.
     """
     path = Path(directory)
     if not (path / "saved_model.pb").is_file() and not (path / "saved_model.pbtxt").is_file():
         raise FreezeError(
-            f"{path} is no SavedModel: it holds no saved_model.pb. Pass the folder that tf.saved_model.save(model, folder) "
-            "or model.export(folder) wrote."
+            f"{path} is no SavedModel: it holds no saved_model.pb. Pass the folder that tf.saved_model.save(model, "
+            "folder) or model.export(folder) wrote."
         )
     try:
         # The object must outlive the freezing: its functions refer to the variables weakly.
         loaded = tf.saved_model.load(str(path), tags=None if tags is None else list(tags))
     except (ValueError, OSError, KeyError, tf.errors.OpError) as error:
         raise FreezeError(
-            f"TensorFlow cannot load the SavedModel in {path}: {error} Where an op is not registered, load or import its "
-            "library first."
+            f"TensorFlow cannot load the SavedModel in {path}: {error} Where an op is not registered, load or import "
+            "its library first."
         ) from error
     signatures = dict(loaded.signatures)
     if signature not in signatures:
         raise FreezeError(
-            f"The SavedModel in {path} has no signature {signature!r}.{did_you_mean(signature, signatures)} Its signatures: "
-            f"{', '.join(repr(name) for name in signatures) or 'none; save the model with signatures='}."
+            f"The SavedModel in {path} has no signature {signature!r}.{did_you_mean(signature, signatures)} Its "
+            f"signatures: {', '.join(repr(name) for name in signatures) or 'none; save the model with signatures='}."
         )
     return freeze_concrete_function(signatures[signature])
 
@@ -106,7 +106,7 @@ def load_graph_def(path: str | os.PathLike[str], outputs: Iterable[str] | str | 
         ) from error
     if not graph_def.node:
         raise InvalidGraphError(
-            f"{file} holds a graph without nodes. A SavedModel (saved_model.pb) is frozen by tf_opt.freeze_saved_model on its "
-            "folder."
+            f"{file} holds a graph without nodes. A SavedModel (saved_model.pb) is frozen by "
+            "tf_opt.freeze_saved_model on its folder."
         )
     return frozen_from_graph_def(graph_def, outputs)

@@ -22,7 +22,7 @@ Nodes: TypeAlias = Any
 """A repeated NodeDef field: of a GraphDef or of a FunctionDef."""
 
 V1_CONTROL_FLOW_OPS = frozenset({"Switch", "Merge", "Enter", "Exit", "NextIteration", "LoopCond"})
-"""In a graph with these, a control input says in which frame or branch a node runs, and Identity nodes serve as pivots."""
+"""With these, a control input says in which frame or branch a node runs, and Identity nodes serve as pivots."""
 
 _GRADIENT_STOPS = frozenset({"StopGradient", "PreventGradient"})
 
@@ -39,8 +39,8 @@ _HARMLESS_STATEFUL_OPS = frozenset({"Assert", "Placeholder", "PlaceholderWithDef
 _LOWERING_ATTRIBUTE = "_lower_using_switch_merge"
 
 _STALE_ATTRIBUTES = ("_class", "_gradient_op_type")
-"""The first names nodes to be placed with, the second a gradient registered in the process that traced the model; both make
-an import fail or warn once what they name is gone."""
+"""The first names nodes to be placed with, the second a gradient registered in the process that traced the model; both
+make an import fail or warn once what they name is gone."""
 
 
 def clean_graph(graph_def: graph_pb2.GraphDef, inputs: Collection[str], outputs: Collection[str]) -> graph_pb2.GraphDef:

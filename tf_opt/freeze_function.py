@@ -39,7 +39,8 @@ def freeze_concrete_function(function: Any) -> FrozenGraph:
     """Freezes a function of tensors into a graph that a `tf.compat.v1.Session` runs.
 
     Args:
-        function: A ConcreteFunction, or a `tf.function` with an `input_signature` (or traced for exactly one signature).
+        function: A ConcreteFunction, or a `tf.function` with an `input_signature` (or traced for exactly one
+            signature).
 
     Returns:
         A graph whose inputs are the function's tensor arguments, keyed by the names of their TensorSpecs (or of their
@@ -54,14 +55,16 @@ def freeze_concrete_function(function: Any) -> FrozenGraph:
     _refuse_composites(concrete)
     outputs = list(_flatten_outputs(concrete))
     if not outputs:
-        raise FreezeError("The function returns no tensor, so its frozen graph would have nothing to fetch. Return one.")
+        raise FreezeError(
+            "The function returns no tensor, so its frozen graph would have nothing to fetch. Return one."
+        )
     captured_names = {internal.name for _, internal in concrete.graph.captures}
     inputs = [tensor for tensor in concrete.inputs if tensor.name not in captured_names]
     for tensor in inputs:
         if tensor.dtype in (tf.resource, tf.variant):
             raise FreezeError(
-                f"The argument {tensor.name!r} is of dtype {tensor.dtype.name}, which no feed can hold. Let the function "
-                "capture its tables and variables instead of taking them as arguments."
+                f"The argument {tensor.name!r} is of dtype {tensor.dtype.name}, which no feed can hold. Let the "
+                "function capture its tables and variables instead of taking them as arguments."
             )
     return _freeze(concrete, inputs, outputs)
 
@@ -98,8 +101,8 @@ def _as_concrete(function: Any) -> ConcreteFunction:
             "function.get_concrete_function(tf.TensorSpec(...)) instead."
         )
     raise FreezeError(
-        f"Expected a ConcreteFunction or a tf.function, got {type(function).__name__}. Models of Keras and Hugging Face "
-        "are frozen by tf_opt.freeze_keras, directories by tf_opt.freeze_saved_model."
+        f"Expected a ConcreteFunction or a tf.function, got {type(function).__name__}. Models of Keras and Hugging "
+        "Face are frozen by tf_opt.freeze_keras, directories by tf_opt.freeze_saved_model."
     )
 
 
@@ -111,12 +114,19 @@ def _refuse_composites(concrete: ConcreteFunction) -> None:
         for leaf in tf.nest.flatten(structure):
             if isinstance(
                 leaf,
-                (tf.RaggedTensor, tf.SparseTensor, tf.IndexedSlices, tf.RaggedTensorSpec, tf.SparseTensorSpec, tf.IndexedSlicesSpec),
+                (
+                    tf.RaggedTensor,
+                    tf.SparseTensor,
+                    tf.IndexedSlices,
+                    tf.RaggedTensorSpec,
+                    tf.SparseTensorSpec,
+                    tf.IndexedSlicesSpec,
+                ),
             ):
                 raise FreezeError(
-                    f"The function {kind} a composite tensor ({type(leaf).__name__}), which a frozen graph cannot feed or "
-                    "fetch as one. Wrap it in a tf.function of dense tensors (flat values and row splits, or indices, values "
-                    "and shape) and freeze that."
+                    f"The function {kind} a composite tensor ({type(leaf).__name__}), which a frozen graph cannot "
+                    "feed or fetch as one. Wrap it in a tf.function of dense tensors (flat values and row splits, or "
+                    "indices, values and shape) and freeze that."
                 )
 
 
@@ -146,7 +156,7 @@ def _leaves(structure: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, 
 
 
 def _input_keys(inputs: Sequence[Any]) -> list[str]:
-    """Returns what users call the inputs: the names that the placeholders were asked to have, where these are unique."""
+    """Returns what users call the inputs: the names that were asked for, where these are unique."""
     keys = []
     for tensor in inputs:
         try:
@@ -162,8 +172,8 @@ def _inline(concrete: ConcreteFunction, kept: Sequence[str]) -> graph_pb2.GraphD
     for nodes in (graph_def.node, *(function.node_def for function in graph_def.library.function)):
         for node in nodes:
             if node.op in _CONTROL_FLOW_OPS:
-                # Lowered, a loop becomes Switch, Merge and Enter nodes in the main graph, which no later pass can treat as
-                # one thing. TensorFlow lowers it when the graph runs.
+                # Lowered, a loop becomes Switch, Merge and Enter nodes in the main graph, which no later pass can
+                # treat as one thing. TensorFlow lowers it when the graph runs.
                 node.attr["_lower_using_switch_merge"].b = False
     for function in graph_def.library.function:
         # Names another implementation (cuDNN's, for example), and keeps Grappler from inlining this one.
@@ -200,8 +210,8 @@ def _captures(concrete: ConcreteFunction, graph_def: graph_pb2.GraphDef) -> Capt
         elif external.dtype not in (tf.resource, tf.variant):
             if not hasattr(external, "numpy"):
                 raise FreezeError(
-                    f"The function captures {external.name!r} of another graph, whose value exists only while that graph "
-                    "runs. Freeze the outermost function."
+                    f"The function captures {external.name!r} of another graph, whose value exists only while that "
+                    "graph runs. Freeze the outermost function."
                 )
             captures[name] = external
         # Tables stay placeholders of dtype resource: they are refused later, and only where an output needs them.
@@ -220,9 +230,9 @@ def _refuse_tables(graph_def: graph_pb2.GraphDef) -> None:
         for reference in node.input:
             if node_name(reference) in left:
                 raise FreezeError(
-                    f"The node {node.name!r} ({node.op}) uses a resource that is no variable, such as a lookup table. A "
-                    "plain GraphDef cannot hold its contents, which an initializer would have to load in each Session. "
-                    "Freeze the part of the model after the lookup, and look up before feeding it."
+                    f"The node {node.name!r} ({node.op}) uses a resource that is no variable, such as a lookup "
+                    "table. A plain GraphDef cannot hold its contents, which an initializer would have to load in "
+                    "each Session. Freeze the part of the model after the lookup, and look up before feeding it."
                 )
 
 
@@ -253,4 +263,3 @@ def _fill(graph_def: graph_pb2.GraphDef, captures: Mapping[str, Any]) -> None:
             tensor.tensor_content = value.tobytes()
         else:
             tensor.CopyFrom(tf.make_tensor_proto(value, dtype=dtype))
-

@@ -27,21 +27,23 @@ def freeze_keras(model: KerasModel, input_spec: InputSpec | None = None) -> Froz
 
     Args:
         model: A Keras 3 or tf-keras model, or a TensorFlow model of Hugging Face.
-        input_spec: What the graph takes: a mapping from input names to `tf.TensorSpec` or (shape, dtype), a list of these
-            for a model with several positional inputs, or a single one. None takes what the model itself declares:
-            `model.input_signature` of Hugging Face models (token inputs [batch, sequence], int32), else `model.inputs`.
+        input_spec: What the graph takes: a mapping from input names to `tf.TensorSpec` or (shape, dtype), a list of
+            these for a model with several positional inputs, or a single one. None takes what the model itself
+            declares: `model.input_signature` of Hugging Face models (token inputs [batch, sequence], int32), else
+                `model.inputs`.
 
     Returns:
-        A graph whose inputs are placeholders named as the inputs, and whose outputs "Identity:0", "Identity_1:0", … are keyed
-        by the model's output names ("last_hidden_state", "pooler_output", … at Hugging Face).
+        A graph whose inputs are placeholders named as the inputs, and whose outputs "Identity:0", "Identity_1:0", …
+        are keyed by the model's output names ("last_hidden_state", "pooler_output", … at Hugging Face).
 
     Raises:
-        FreezeError: The object is no Keras model, declares no inputs and none are given, or does not accept those given.
+        FreezeError: The object is no Keras model, declares no inputs and none are given, or does not accept those
+            given.
     """
     if not callable(model) or not hasattr(model, "call"):
         raise FreezeError(
-            f"Expected a Keras model or a TensorFlow model of Hugging Face, got {type(model).__name__}. Functions are frozen "
-            "by tf_opt.freeze_concrete_function, directories by tf_opt.freeze_saved_model."
+            f"Expected a Keras model or a TensorFlow model of Hugging Face, got {type(model).__name__}. Functions "
+            "are frozen by tf_opt.freeze_concrete_function, directories by tf_opt.freeze_saved_model."
         )
     specs = _declared_inputs(model) if input_spec is None else _named_specs(model, input_spec)
     _refuse_composites(specs)
@@ -62,8 +64,8 @@ def freeze_keras(model: KerasModel, input_spec: InputSpec | None = None) -> Froz
     except Exception as error:
         described = ", ".join(f"{name}: {spec.dtype.name} {spec.shape}" for name, spec in specs.items())
         raise FreezeError(
-            f"{type(model).__name__} could not be traced with the inputs {described}: {error} Pass the inputs it takes as "
-            "input_spec={'name': (shape, dtype), ...}."
+            f"{type(model).__name__} could not be traced with the inputs {described}: {error} Pass the inputs it "
+            "takes as input_spec={'name': (shape, dtype), ...}."
         ) from error
     frozen = freeze_concrete_function(concrete)
     names = [] if isinstance(concrete.structured_outputs, Mapping) else _output_names(model, len(frozen.outputs))
@@ -86,7 +88,9 @@ def _declared_inputs(model: KerasModel) -> dict[str, tf.TensorSpec]:
     structure = _input_structure(model)
     if isinstance(structure, Mapping):
         return {str(name): _spec(str(name), tensor) for name, tensor in structure.items()}
-    return {_keras_name(tensor, index): _spec(_keras_name(tensor, index), tensor) for index, tensor in enumerate(declared)}
+    return {
+        _keras_name(tensor, index): _spec(_keras_name(tensor, index), tensor) for index, tensor in enumerate(declared)
+    }
 
 
 def _named_specs(model: KerasModel, input_spec: InputSpec) -> dict[str, tf.TensorSpec]:
@@ -99,7 +103,9 @@ def _named_specs(model: KerasModel, input_spec: InputSpec) -> dict[str, tf.Tenso
         default = _keras_name(declared[index], index) if len(declared) == len(specs) else f"input_{index}"
         name = getattr(spec, "name", None) or default
         if name in named:
-            raise FreezeError(f"Two inputs are named {name!r} in input_spec. Give each its own name: {{'a': ..., 'b': ...}}.")
+            raise FreezeError(
+                f"Two inputs are named {name!r} in input_spec. Give each its own name: {{'a': ..., 'b': ...}}."
+            )
         named[name] = _spec(name, spec)
     return named
 
@@ -121,8 +127,8 @@ def _spec(name: str, spec: TensorSpecLike) -> tf.TensorSpec:
         return spec  # Composite; refused by name further on.
     if getattr(spec, "sparse", False) is True or getattr(spec, "ragged", False) is True:
         raise FreezeError(
-            f"The input {name!r} is a composite tensor (sparse or ragged), which a frozen graph cannot feed. Let the model "
-            "take dense tensors and convert inside."
+            f"The input {name!r} is a composite tensor (sparse or ragged), which a frozen graph cannot feed. Let the "
+            "model take dense tensors and convert inside."
         )
     if hasattr(spec, "shape") and hasattr(spec, "dtype"):
         return tf.TensorSpec(spec.shape, spec.dtype, name=name)
@@ -131,7 +137,8 @@ def _spec(name: str, spec: TensorSpecLike) -> tf.TensorSpec:
             return tf.TensorSpec(spec[0], spec[1], name=name)
         except TypeError as error:
             raise FreezeError(
-                f"The input {name!r} has the specification {spec!r}; expected (shape, dtype), such as ((None, 128), 'int32')."
+                f"The input {name!r} has the specification {spec!r}; expected (shape, dtype), such as ((None, 128), "
+                "'int32')."
             ) from error
     raise FreezeError(
         f"The input {name!r} has the specification {spec!r}; expected a tf.TensorSpec or (shape, dtype), such as "
@@ -143,8 +150,8 @@ def _refuse_composites(specs: Mapping[str, Any]) -> None:
     for name, spec in specs.items():
         if not isinstance(spec, tf.TensorSpec):
             raise FreezeError(
-                f"The input {name!r} is a composite tensor ({type(spec).__name__}), which a frozen graph cannot feed as one. "
-                "Let the model take dense tensors and convert inside."
+                f"The input {name!r} is a composite tensor ({type(spec).__name__}), which a frozen graph cannot feed "
+                "as one. Let the model take dense tensors and convert inside."
             )
 
 
@@ -197,7 +204,9 @@ def _functional_arrangement(structure: Any, specs: Mapping[str, Any], by_name: b
 def _check_names(names: Sequence[str], specs: Mapping[str, Any]) -> None:
     for name in specs:
         if name not in names:
-            raise FreezeError(f"The model has no input {name!r}.{did_you_mean(name, names)} Its inputs: {', '.join(names)}.")
+            raise FreezeError(
+                f"The model has no input {name!r}.{did_you_mean(name, names)} Its inputs: {', '.join(names)}."
+            )
     missing = [name for name in names if name not in specs]
     if missing:
         raise FreezeError(f"input_spec lacks the inputs {', '.join(missing)}. The model takes {', '.join(names)}.")

@@ -37,8 +37,8 @@ _CALL_OPS: Mapping[str, tuple[tuple[str, ...], str, int]] = {
     "While": (("cond", "body"), "T", 0),
     "StatelessWhile": (("cond", "body"), "T", 0),
 }
-"""Ops that call functions: the attributes that name these, the attribute with the argument types, and the position of the
-first argument. From TensorFlow's functional_ops.cc."""
+"""Ops that call functions: the attributes that name these, the attribute with the argument types, and the position of
+the first argument. From TensorFlow's functional_ops.cc."""
 
 _LOOP_OPS = frozenset({"While", "StatelessWhile"})
 
@@ -57,7 +57,7 @@ class WeightType:
 
 
 def convert_captures(graph_def: graph_pb2.GraphDef, weights: Mapping[str, WeightType]) -> None:
-    """Changes `graph_def` in place: each placeholder in `weights` becomes a weight placeholder, and what reads it follows.
+    """Changes `graph_def` in place: placeholders in `weights` become weight placeholders, their readers follow.
 
     Args:
         graph_def: A light graph, whose variables are placeholders of dtype resource.
@@ -150,9 +150,9 @@ class _Converter:
         else:
             writes = any(word in node.op for word in ("Assign", "Apply", "Scatter", "Destroy"))
             raise FreezeError(
-                f"The node {node.name!r} ({node.op}) {'writes to' if writes else 'uses'} a variable, so the model has no "
-                "frozen form: a frozen graph only reads constants. Freeze the inference function (training=False), and "
-                "leave updates of variables out of it."
+                f"The node {node.name!r} ({node.op}) {'writes to' if writes else 'uses'} a variable, so the model "
+                "has no frozen form: a frozen graph only reads constants. Freeze the inference function "
+                "(training=False), and leave updates of variables out of it."
             )
 
     def _convert_gather(
@@ -214,8 +214,8 @@ class _Converter:
         renamed = self.convert(function.node_def, values, in_function=True)
         if not returns and any(tensor in values for tensor in function.ret.values()):
             raise FreezeError(
-                f"The function {name!r} returns one of its variables as a reference, which a frozen graph cannot follow. "
-                "Return its value (tf.identity(variable) or variable.read_value()) instead."
+                f"The function {name!r} returns one of its variables as a reference, which a frozen graph cannot "
+                "follow. Return its value (tf.identity(variable) or variable.read_value()) instead."
             )
         for output, tensor in function.ret.items():
             function.ret[output] = renamed.get(tensor, tensor)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from google.protobuf.message import EncodeError
 from tensorflow.core.framework import graph_pb2
 
 from tf_opt.errors import FreezeError, InvalidFeedError, UnknownOutputError, did_you_mean
+from tf_opt.files import write_bytes
 from tf_opt.tensor_info import TensorInfo, tensor_name
 from tf_opt.weights import detach_weights
 
@@ -48,10 +48,10 @@ class FrozenGraph:
         It is within some bytes a weight of the serialized size, which would cost a serialization to know.
         """
         light, weights = detach_weights(self.graph_def)
-        return light.ByteSize() + weights.size_bytes
+        return int(light.ByteSize()) + weights.size_bytes
 
     def input(self, name: str) -> TensorInfo:
-        """Returns the input known as `name`: a key ("input_ids"), a node ("input_ids") or a tensor ("input_ids:0").
+        """Returns the input known as `name`: a key ("input_ids"), node or tensor name.
 
         Raises:
             InvalidFeedError: There is no such input; the message lists those there are.
@@ -62,7 +62,7 @@ class FrozenGraph:
         return found
 
     def output(self, name: str) -> TensorInfo:
-        """Returns the output known as `name`: a key ("pooler_output"), a node ("Identity_1") or a tensor ("Identity_1:0").
+        """Returns the output known as `name`: a key ("pooler_output"), node or tensor name.
 
         Raises:
             UnknownOutputError: There is no such output; the message lists those there are.
@@ -91,20 +91,7 @@ class FrozenGraph:
                 f"The graph of about {self.size_bytes / 1e9:.1f} GB cannot be written to {target}: a protobuf message "
                 "ends at 2 GB. Write it as a SavedModel, or store the weights as float16."
             ) from error
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # In the same directory, because a rename is atomic only within one file system.
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-            # mkstemp creates files that only their owner can read; a model is shared like any other file.
-            umask = os.umask(0)
-            os.umask(umask)
-            os.chmod(temporary, 0o666 & ~umask)
-            os.replace(temporary, target)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        write_bytes(target, content)
         return target
 
 

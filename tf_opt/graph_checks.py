@@ -102,7 +102,7 @@ def normalize_outputs(graph_def: graph_pb2.GraphDef, outputs: Iterable[str] | st
 
 
 def output_count(node: node_def_pb2.NodeDef) -> int | None:
-    """Returns how many outputs `node` has by its op's definition and its attributes; None for an op that is not known."""
+    """Returns how many outputs `node` has by the definition of its op; None for an op that is not known."""
     definition = op_def_registry.get(node.op)
     if definition is None:
         return None
@@ -123,7 +123,7 @@ def sink_outputs(graph_def: graph_pb2.GraphDef) -> tuple[str, ...]:
     Constants, placeholders and nodes without outputs (NoOp, Assert) are no sinks.
     """
     consumed = {node_name(reference) for node in graph_def.node for reference in node.input}
-    sinks = []
+    sinks: list[str] = []
     for node in graph_def.node:
         if node.name in consumed or node.op in PLACEHOLDER_OPS or node.op == "Const":
             continue
@@ -189,14 +189,17 @@ def frozen_from_graph_def(
     names = sink_outputs(graph_def) if outputs is None else normalize_outputs(graph_def, outputs)
     if not names:
         raise InvalidGraphError(
-            "The graph has no compute node that nothing consumes, so its outputs cannot be found. Name them with `outputs`."
+            "The graph has no compute node that nothing consumes, so its outputs cannot be found. Name them with "
+            "`outputs`."
         )
     check_graph(graph_def, names)
     inputs = [f"{node.name}:0" for node in graph_def.node if node.op in PLACEHOLDER_OPS and not is_weight(node)]
     described = infer_tensors(graph_def, [*inputs, *names])
     known = keys or {}
     named = [
-        TensorInfo(name=info.name, dtype=info.dtype, shape=info.shape, key=known.get(info.name) or _default_key(info.name))
+        TensorInfo(
+            name=info.name, dtype=info.dtype, shape=info.shape, key=known.get(info.name) or _default_key(info.name)
+        )
         for info in described
     ]
     return FrozenGraph(graph_def=graph_def, inputs=tuple(named[: len(inputs)]), outputs=tuple(named[len(inputs) :]))
@@ -212,16 +215,16 @@ def _check_references(graph_def: graph_pb2.GraphDef) -> None:
     duplicates = sorted(name for name, count in counts.items() if count > 1)
     if duplicates:
         raise InvalidGraphError(
-            f"Node names must be unique, but these stand more than once: {_some(duplicates)}. Rename the nodes, or import "
-            "the parts under different prefixes before merging them."
+            f"Node names must be unique, but these stand more than once: {_some(duplicates)}. Rename the nodes, or "
+            "import the parts under different prefixes before merging them."
         )
     for node in graph_def.node:
         for reference in node.input:
             if node_name(reference) not in counts:
                 raise InvalidGraphError(
                     f"The node {node.name!r} ({node.op}) reads {reference!r}, but the graph has no node "
-                    f"{node_name(reference)!r}.{did_you_mean(node_name(reference), counts)} Export the graph again with "
-                    "all nodes that its outputs need."
+                    f"{node_name(reference)!r}.{did_you_mean(node_name(reference), counts)} Export the graph again "
+                    "with all nodes that its outputs need."
                 )
 
 
@@ -288,4 +291,8 @@ def _all_nodes(graph_def: graph_pb2.GraphDef) -> Iterable[tuple[str, Any]]:
 
 def _some(names: Sequence[str]) -> str:
     shown = ", ".join(names[:_MAXIMUM_NAMES_IN_MESSAGE])
-    return shown if len(names) <= _MAXIMUM_NAMES_IN_MESSAGE else f"{shown} and {len(names) - _MAXIMUM_NAMES_IN_MESSAGE} more"
+    return (
+        shown
+        if len(names) <= _MAXIMUM_NAMES_IN_MESSAGE
+        else f"{shown} and {len(names) - _MAXIMUM_NAMES_IN_MESSAGE} more"
+    )

@@ -127,7 +127,7 @@ class OptimizationReport:
     peak_memory_bytes: int | None = None
     measurement: Measurement | None = None
     maximum_error: float | None = None
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property

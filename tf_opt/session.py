@@ -11,17 +11,17 @@ from typing import Any, TypeAlias
 
 import tensorflow as tf
 
-from tf_opt.errors import TfOptError, UnknownOutputError
+from tf_opt.errors import TfOptError, UnknownOutputError, did_you_mean
 from tf_opt.feeds import Array, Feed, normalize_feed
-from tf_opt.frozen_graph import FrozenGraph
+from tf_opt.frozen_graph import FrozenGraph, find_tensor
 from tf_opt.tensor_info import TensorInfo
 
 SessionConfig: TypeAlias = Any
 """A `tf.compat.v1.ConfigProto`."""
 
 _MAXIMUM_CACHED_RUNNERS = 4
-"""A Session holds a copy of its graph's weights: enough to go back and forth between a graph and its variants, and few enough
-for graphs of a gigabyte."""
+"""A Session holds a copy of its graph's weights: enough to go back and forth between a graph and its variants, and few
+enough for graphs of a gigabyte."""
 
 
 class GraphRunner:
@@ -36,7 +36,6 @@ class GraphRunner:
         """
         self.inputs = frozen.inputs
         self.outputs = frozen.outputs
-        _load_engine_op(frozen)
         graph = tf.Graph()
         with graph.as_default():
             tf.import_graph_def(frozen.graph_def, name="")
@@ -79,9 +78,7 @@ class GraphRunner:
         values = self._callable(tuple(fetches.values()))(*arrays.values())
         return dict(zip(fetches, values, strict=True))
 
-    def prepare(
-        self, outputs: Iterable[str] | str | None = None
-    ) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
+    def prepare(self, outputs: Iterable[str] | str | None = None) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
         """Returns a function from a normalized feed to the outputs by key, without the checks of `run`: for timing."""
         fetches = self._fetches(outputs)
         names = [info.name for info in self.inputs]
@@ -102,20 +99,17 @@ class GraphRunner:
         return fetches
 
     def _tensor(self, name: str) -> TensorInfo:
-        from tf_opt.frozen_graph import find_tensor
-
         info = find_tensor(self.outputs, name)
         if info is not None:
             return info
-        from tf_opt.errors import did_you_mean
-
         try:
             tensor = self._graph.get_tensor_by_name(name if ":" in name else f"{name}:0")
         except (KeyError, ValueError) as error:
             candidates = [candidate for each in self.outputs for candidate in (each.key, each.name)]
             raise UnknownOutputError(
                 f"The graph has no output {name!r}.{did_you_mean(name, candidates)} Its outputs: "
-                f"{', '.join(repr(each.key) for each in self.outputs)}; any other tensor can be fetched as 'node:index'."
+                f"{', '.join(repr(each.key) for each in self.outputs)}; any other tensor can be fetched as "
+                "'node:index'."
             ) from error
         return TensorInfo(name=tensor.name, dtype=tensor.dtype.base_dtype.name, key=name)
 
@@ -139,8 +133,8 @@ def run(
 ) -> dict[str, Array]:
     """Runs a frozen graph once in a plain Session.
 
-    The Session stays open for the next call with the same graph and configuration (a few graphs at a time, and no longer than
-    the graph lives). `GraphRunner` gives control over that.
+    The Session stays open for the next call with the same graph and configuration (a few graphs at a time, and no
+    longer than the graph lives). `GraphRunner` gives control over that.
 
     Args:
         frozen: The graph.
@@ -165,36 +159,31 @@ class _RunnerCache:
         self._lock = threading.Lock()
         self._runners: OrderedDict[tuple[int, bytes], tuple[weakref.ref[FrozenGraph], GraphRunner]] = OrderedDict()
 
+    def __len__(self) -> int:
+        return len(self._runners)
+
     def get(self, frozen: FrozenGraph, config: SessionConfig | None) -> GraphRunner:
         key = (id(frozen), b"" if config is None else config.SerializeToString(deterministic=True))
         with self._lock:
             entry = self._runners.get(key)
             # An id comes again after its object is gone, so the reference decides.
             if entry is None or entry[0]() is not frozen:
-                entry = (weakref.ref(frozen), GraphRunner(frozen, config))
+                reference = weakref.ref(frozen, lambda gone: self._forget(key, gone))
+                entry = (reference, GraphRunner(frozen, config))
                 self._runners[key] = entry
             self._runners.move_to_end(key)
-            # A runner that leaves the cache is not closed here, as another thread may be running it: its Session goes with
+            # A runner that leaves the cache is not closed, as another thread may be running it: its Session goes with
             # the last reference.
-            for stale in [k for k, (reference, _) in self._runners.items() if reference() is None]:
-                del self._runners[stale]
             while len(self._runners) > _MAXIMUM_CACHED_RUNNERS:
                 self._runners.popitem(last=False)
             return entry[1]
 
-    def clear(self) -> None:
-        with self._lock:
-            self._runners.clear()
+    def _forget(self, key: tuple[int, bytes], gone: weakref.ref[FrozenGraph]) -> None:
+        # Runs whenever the collector finds the graph unused, perhaps inside `get`, so it must not take the lock; single
+        # operations on a dictionary are atomic.
+        entry = self._runners.get(key)
+        if entry is not None and entry[0] is gone:
+            self._runners.pop(key, None)
 
 
 _runners = _RunnerCache()
-
-
-def _load_engine_op(frozen: FrozenGraph) -> None:
-    """Registers tf_opt's op in this process where the graph has engines."""
-    from tensorflow.python.framework import op_def_registry
-
-    if any(node.op == "TfOptEngine" for node in frozen.graph_def.node) and op_def_registry.get("TfOptEngine") is None:
-        from tf_opt.ops import build
-
-        build.load()

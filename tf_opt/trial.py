@@ -10,19 +10,15 @@ A run fetches only one side, and TensorFlow executes only what a fetch needs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, TypeAlias
 
-import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import graph_pb2
 
+from tf_opt.feeds import Array, NormalizedFeed, feed_shapes
 from tf_opt.tensor_info import node_name
 from tf_opt.weights import WeightStore, attach_weights, is_weight
-
-Feed: TypeAlias = Mapping[str, np.ndarray[Any, Any]]
-"""Arrays by tensor name."""
 
 PREFIX = "tf_opt_trial/"
 
@@ -81,7 +77,7 @@ class Trial:
         optimized: graph_pb2.GraphDef,
         weights: WeightStore,
         outputs: Sequence[str],
-        feeds: Sequence[Feed],
+        feeds: Sequence[NormalizedFeed],
     ) -> None:
         """Makes the session; nothing runs yet.
 
@@ -97,7 +93,7 @@ class Trial:
         with graph.as_default():
             tf.import_graph_def(attach_weights(combined, constants), name="")
         self._session = tf.compat.v1.Session(graph=graph)
-        self._feeds = feeds
+        self._outputs = tuple(outputs)
         self._names = list(feeds[0])
         # An output that is a placeholder or weight stands once in the combined graph.
         renamed = {node.name for node in combined.node}
@@ -113,26 +109,24 @@ class Trial:
     ) -> None:
         self._session.close()
 
-    def run_original(self, index: int) -> list[np.ndarray[Any, Any]]:
-        """Returns the original outputs for feed number `index`."""
-        return self._run(self._original, index)
+    def run_original(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        """Returns the original outputs by tensor name; the feed is by tensor name too."""
+        return self._run(self._original, feed)
 
-    def run_optimized(self, index: int) -> list[np.ndarray[Any, Any]]:
-        """Returns the optimized outputs for feed number `index`."""
-        return self._run(self._optimized, index)
+    def run_optimized(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        """Returns the optimized outputs by tensor name; the feed is by tensor name too."""
+        return self._run(self._optimized, feed)
 
-    def _run(self, function: Any, index: int) -> list[np.ndarray[Any, Any]]:
-        feed = self._feeds[index]
-        values: list[np.ndarray[Any, Any]] = function(*(feed[name] for name in self._names))
-        return values
+    def _run(self, function: Callable[..., list[Array]], feed: Mapping[str, Array]) -> dict[str, Array]:
+        return dict(zip(self._outputs, function(*(feed[name] for name in self._names)), strict=True))
 
 
-def representative_feeds(feeds: Sequence[Feed], maximum: int = 8) -> list[int]:
-    """Returns the numbers of the feeds that a measurement runs: the first of each combination of shapes, `maximum` at most.
+def representative_feeds(feeds: Sequence[NormalizedFeed], maximum: int = 8) -> list[NormalizedFeed]:
+    """Returns the feeds that a measurement runs: the first of each combination of shapes, `maximum` at most.
 
     More feeds of a shape would make a round longer without telling more about time.
     """
-    seen: dict[tuple[tuple[int, ...], ...], int] = {}
-    for index, feed in enumerate(feeds):
-        seen.setdefault(tuple(np.shape(value) for value in feed.values()), index)
+    seen: dict[tuple[tuple[str, tuple[int, ...]], ...], NormalizedFeed] = {}
+    for feed in feeds:
+        seen.setdefault(feed_shapes(feed), feed)
     return list(seen.values())[:maximum]

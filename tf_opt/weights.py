@@ -6,6 +6,7 @@ segmentation, export and splicing all work on light graphs; the constants are pu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -51,7 +52,7 @@ class WeightStore(Mapping[str, tensor_pb2.TensorProto]):
         return self._nodes[name]
 
     def array(self, name: str) -> np.ndarray[Any, Any]:
-        """Returns the constant `name` as a read-only array; it shares the GraphDef's bytes where they are stored raw."""
+        """Returns the constant `name` as a read-only array. Protobuf hands the bytes out as a copy: keep few at a time."""
         tensor = self[name]
         shape = tuple(dimension.size for dimension in tensor.tensor_shape.dim)
         dtype = tf.as_dtype(tensor.dtype).as_numpy_dtype
@@ -67,13 +68,16 @@ class WeightStore(Mapping[str, tensor_pb2.TensorProto]):
         shape = tuple(int(dimension.size) for dimension in tensor.tensor_shape.dim)
         return TensorInfo(name=f"{name}:0", dtype=tf.as_dtype(tensor.dtype).name, shape=shape)
 
+    def size_of(self, name: str) -> int:
+        """Bytes of the constant `name`, as it lies in memory."""
+        tensor = self[name]
+        elements = math.prod(dimension.size for dimension in tensor.tensor_shape.dim)
+        return int(elements * tf.as_dtype(tensor.dtype).size)
+
     @property
     def size_bytes(self) -> int:
-        """Bytes of all constants together, as they lie in memory."""
-        return sum(
-            int(np.prod([d.size for d in t.tensor_shape.dim], dtype=np.int64)) * tf.as_dtype(t.dtype).size
-            for t in self.values()
-        )
+        """Bytes of all constants together."""
+        return sum(self.size_of(name) for name in self)
 
 
 def _is_detachable(node: node_def_pb2.NodeDef, minimum_elements: int) -> bool:
@@ -83,10 +87,7 @@ def _is_detachable(node: node_def_pb2.NodeDef, minimum_elements: int) -> bool:
     dtype = tf.as_dtype(tensor.dtype)
     if not (dtype.is_numpy_compatible and (dtype.is_floating or dtype.is_integer or dtype.is_bool)):
         return False
-    elements = 1
-    for dimension in tensor.tensor_shape.dim:
-        elements *= dimension.size
-    return elements >= minimum_elements
+    return math.prod(dimension.size for dimension in tensor.tensor_shape.dim) >= minimum_elements
 
 
 def detach_weights(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from tensorflow.core.framework.node_def_pb2 import NodeDef
-from tf_opt.passes.tf.control_flow import FRAME_OPS
+from tf_opt.passes.tf.control_flow import FRAME_OPS, SWITCH_OPS
 from tf_opt.passes.tf.graph_view import GraphView
 from tf_opt.passes.tf.tensor_types import op_definition
 
@@ -188,7 +188,7 @@ def refuse_nodes(
             continue
         inputs = tuple(infos[reference.tensor_name] for reference in view.data_inputs(node.name))
         outputs = outputs_of.get(node.name, ())
-        refused = _by_nature(node, inputs, outputs, fed, needed) or rules.by_name(node)
+        refused = _by_nature(node, inputs, outputs, fed, needed) or _pivot(view, node) or rules.by_name(node)
         if refused is None:
             reason = is_supported(node, inputs, outputs)
             refused = rules.by_user(node) if reason is None else (RefusalCategory.OP_NOT_SUPPORTED, reason)
@@ -196,6 +196,21 @@ def refuse_nodes(
             category, reason = refused
             refusals[node.name] = NodeRefusal(node.name, node.op, reason, category)
     return refusals
+
+
+def _pivot(view: GraphView, node: NodeDef) -> tuple[RefusalCategory, str] | None:
+    """Refuses the pivot of a loop body or branch: the Identity of a Switch on which the constants there wait.
+
+    A weight of the body stays a node and waits for the pivot. With the pivot in a segment, that segment could not read
+    the weight, and the body would fall into two.
+    """
+    if (
+        node.op == "Identity"
+        and view.control_consumers(node.name)
+        and view.input_node(node.name, 0).op in SWITCH_OPS
+    ):
+        return RefusalCategory.CONTROL_FLOW, "it is what the constants of a loop body or branch wait for"
+    return None
 
 
 def _by_nature(

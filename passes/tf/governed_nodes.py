@@ -9,52 +9,13 @@ touch.
 
 from __future__ import annotations
 
-from tf_opt.passes.tf.graph_view import InputRef, GraphView
-
-_ENTER = frozenset({"Enter", "RefEnter"})
-_EXIT = frozenset({"Exit", "RefExit"})
-_SWITCH = frozenset({"Switch", "RefSwitch", "SwitchN", "_SwitchN"})
-_MERGE = frozenset({"Merge", "RefMerge", "_XlaMerge"})
-_NEXT_ITERATION = frozenset({"NextIteration", "RefNextIteration"})
-CONTROL_FLOW_OPS = _ENTER | _EXIT | _SWITCH | _MERGE | _NEXT_ITERATION | {"LoopCond", "ControlTrigger"}
-"""The ops of v1 control flow."""
-
-_Branches = frozenset[tuple[InputRef, int]]
+from tf_opt.passes.tf.control_flow import FRAME_OPS, ROOT, execution_contexts
+from tf_opt.passes.tf.graph_view import GraphView
 
 
 def governed_nodes(view: GraphView) -> frozenset[str]:
-    """Returns the nodes that v1 control flow governs, the control flow nodes themselves included.
-
-    Depth counts the Enters minus the Exits above a node. Outside frames, output `i` of a Switch adds the branch
-    (predicate, i) to what depends on it, and a Merge keeps only the branches that all of its inputs share.
-    """
-    if not any(node.op in CONTROL_FLOW_OPS for node in view):
+    """Returns the nodes that do not run exactly once in each run of the graph, and those of v1 control flow itself."""
+    if not any(node.op in FRAME_OPS for node in view):
         return frozenset()
-    depth: dict[str, int] = {}
-    branches: dict[str, _Branches] = {}
-    governed: set[str] = set()
-    for name in view.topological_order():
-        op = view.op(name)
-        inputs = [reference for reference in view.inputs(name) if reference.node in depth]
-        level = max((depth[reference.node] for reference in inputs), default=0)
-        level += 1 if op in _ENTER else -1 if op in _EXIT else 0
-        taken = [_branches_of(view, reference, depth, branches) for reference in inputs]
-        if op in _MERGE and taken:
-            shared = frozenset.intersection(*taken)
-        else:
-            shared = frozenset().union(*taken)
-        depth[name], branches[name] = level, shared
-        if level > 0 or shared or op in CONTROL_FLOW_OPS:
-            governed.add(name)
-    return frozenset(governed)
-
-
-def _branches_of(
-    view: GraphView, reference: InputRef, depth: dict[str, int], branches: dict[str, _Branches]
-) -> _Branches:
-    """Returns the branches in which the tensor or control signal `reference` is alive."""
-    known = branches[reference.node]
-    # A Switch inside a frame decides over the loop, not over what follows its Exit.
-    if view.op(reference.node) in _SWITCH and depth[reference.node] == 0 and not reference.is_control:
-        return known | {(view.data_inputs(reference.node)[1], reference.output_index)}
-    return known
+    contexts = execution_contexts(view)
+    return frozenset(name for name, context in contexts.items() if context != ROOT or view.op(name) in FRAME_OPS)

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import tensorflow as tf
 from tensorflow.core.framework.graph_pb2 import GraphDef
@@ -29,14 +28,12 @@ from tf_opt.passes.tf.eligibility import (
     refuse_nodes,
 )
 from tf_opt.passes.tf.graph_view import GraphView, InputRef, parse_input
+from tf_opt.passes.tf.pass_base import Border
 from tf_opt.passes.tf.tensor_types import tensor_infos
 
 from tf_opt.errors import InvalidOptionError, UnknownOutputError, did_you_mean
 from tf_opt.tensor_info import TensorInfo, node_name, tensor_name
 from tf_opt.weights import is_weight
-
-if TYPE_CHECKING:
-    from tf_opt.passes.tf.pass_base import Border
 
 __all__ = ["NodeRefusal", "RefusalCategory", "Segment", "Segmentation", "segment_graph"]
 

@@ -11,9 +11,6 @@ knows an unknown dimension, it becomes an atom of its own, which is equal to not
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeAlias
-
 import numpy as np
 from tensorflow.core.framework.graph_pb2 import GraphDef
 from tensorflow.core.framework.node_def_pb2 import NodeDef
@@ -21,68 +18,13 @@ from tensorflow.core.framework.node_def_pb2 import NodeDef
 from tf_opt.passes.tf.governed_nodes import governed_nodes
 from tf_opt.passes.tf.graph_view import GraphView, parse_input
 from tf_opt.passes.tf.node_defs import constant_value
+from tf_opt.passes.tf.node_facts import MAXIMUM_VALUE_ELEMENTS, NodeFacts, SymbolicShape, SymbolicValue, ValueRule
 from tf_opt.passes.tf.pass_base import Border
-from tf_opt.passes.tf.symbolic_dims import Dim, Expression, symbol
+from tf_opt.passes.tf.shape_rules import SHAPE_RULES
+from tf_opt.passes.tf.symbolic_dims import Expression, symbol
 from tf_opt.passes.tf.tensor_types import tensor_infos
+from tf_opt.passes.tf.value_rules import VALUE_RULES
 from tf_opt.tensor_info import Shape
-
-SymbolicShape: TypeAlias = tuple[Dim, ...]
-SymbolicValue: TypeAlias = "np.ndarray[Any, Any]"
-"""An object array of ints and Expressions."""
-
-MAXIMUM_VALUE_ELEMENTS = 128
-"""Integer tensors with more elements are data, not shape arithmetic."""
-
-ShapeRule: TypeAlias = "Callable[[NodeFacts], list[SymbolicShape | None] | None]"
-ValueRule: TypeAlias = "Callable[[NodeFacts], list[SymbolicValue | None] | None]"
-
-
-class NodeFacts:
-    """What a rule may ask about a node.
-
-    Attributes:
-        node: The node.
-        input_shapes: Symbolic shapes of its data inputs; None where the rank is unknown.
-        input_values: Symbolic values of its data inputs; None where unknown.
-        output_shapes: For value rules: symbolic shapes of its outputs. For shape rules: the static ones.
-    """
-
-    def __init__(
-        self,
-        node: NodeDef,
-        input_shapes: list[SymbolicShape | None],
-        input_values: list[SymbolicValue | None],
-        output_shapes: list[SymbolicShape | None],
-    ) -> None:
-        self.node = node
-        self.input_shapes = input_shapes
-        self.input_values = input_values
-        self.output_shapes = output_shapes
-
-    def integer(self, key: str, default: int = 0) -> int:
-        """Returns an int attribute."""
-        return int(self.node.attr[key].i) if key in self.node.attr else default
-
-    def boolean(self, key: str) -> bool:
-        """Returns a bool attribute; False where it is missing."""
-        return bool(self.node.attr[key].b) if key in self.node.attr else False
-
-    def text(self, key: str) -> str:
-        """Returns a string attribute; empty where it is missing."""
-        return self.node.attr[key].s.decode() if key in self.node.attr else ""
-
-    def integers(self, key: str) -> list[int]:
-        """Returns a list of ints."""
-        return [int(value) for value in self.node.attr[key].list.i] if key in self.node.attr else []
-
-    def constant_input(self, position: int) -> list[int] | None:
-        """Returns an integer input, flattened, where every entry is a known int."""
-        value = self.input_values[position] if position < len(self.input_values) else None
-        if value is None:
-            return None
-        entries = value.ravel().tolist()
-        return entries if all(isinstance(entry, int) for entry in entries) else None
-
 
 class SymbolicShapes:
     """The result of the analysis of one graph.
@@ -97,10 +39,6 @@ class SymbolicShapes:
     """
 
     def __init__(self, graph_def: GraphDef, border: Border) -> None:
-        # The rule tables import this module for its types, so they are imported when the first analysis runs.
-        from tf_opt.passes.tf.shape_rules import SHAPE_RULES
-        from tf_opt.passes.tf.value_rules import VALUE_RULES
-
         self.view = GraphView(graph_def)
         self.border = border
         self.governed = governed_nodes(self.view)
@@ -114,7 +52,7 @@ class SymbolicShapes:
         self._values: dict[str, SymbolicValue] = {}
         self._providers: dict[str, tuple[str, int]] = {}
         for name in self.position:
-            self._analyse(self.view.node(name), SHAPE_RULES, VALUE_RULES)
+            self._analyse(self.view.node(name))
 
     def shape(self, tensor: str) -> SymbolicShape | None:
         """Returns the symbolic shape of a tensor ("x" or "x:0"); None where the rank is unknown."""
@@ -136,9 +74,7 @@ class SymbolicShapes:
         """Returns the first tensor, in topological order, one of whose dimensions is the atom `label`, and the axis."""
         return self._providers.get(label)
 
-    def _analyse(
-        self, node: NodeDef, shape_rules: dict[str, ShapeRule], value_rules: dict[str, ValueRule]
-    ) -> None:
+    def _analyse(self, node: NodeDef) -> None:
         tensors = [f"{node.name}:{index}" for index in range(self._outputs.get(node.name, 0))]
         static = [self._fresh(tensor) for tensor in tensors]
         if node.name in self.governed:
@@ -152,14 +88,14 @@ class SymbolicShapes:
             [self._values.get(tensor) for tensor in inputs],
             list(static),
         )
-        rule = shape_rules.get(node.op)
+        rule = SHAPE_RULES.get(node.op)
         derived = (rule(facts) if rule is not None else None) or []
         for index, tensor in enumerate(tensors):
             known = derived[index] if index < len(derived) else None
             facts.output_shapes[index] = self._merge(tensor, static[index], known)
             self._shapes[tensor] = facts.output_shapes[index]
             self._register_providers(tensor, facts.output_shapes[index])
-        self._find_values(facts, tensors, value_rules.get(node.op))
+        self._find_values(facts, tensors, VALUE_RULES.get(node.op))
 
     def _fresh(self, tensor: str) -> SymbolicShape | None:
         shape = self._infos[tensor].shape
@@ -209,24 +145,3 @@ def _element_count(node: NodeDef) -> int:
     for dim in node.attr["value"].tensor.tensor_shape.dim:
         count *= int(dim.size)
     return count
-
-
-_LATEST: list[tuple[GraphDef, Border, SymbolicShapes]] = []
-
-
-def analyse(graph_def: GraphDef, border: Border) -> SymbolicShapes:
-    """Returns the analysis of a graph; the latest one is kept, since a pass that changes nothing hands its graph on."""
-    for known, known_border, analysis in list(_LATEST):
-        if known is graph_def and known_border == border:
-            return analysis
-    analysis = SymbolicShapes(graph_def, border)
-    _LATEST[:] = [(graph_def, border, analysis)]
-    return analysis
-
-
-def as_value(entries: Any, shape: tuple[int, ...] | None = None) -> SymbolicValue:
-    """Returns an object array of ints and Expressions; numpy would otherwise make numpy integers of them."""
-    listed = entries.ravel().tolist() if isinstance(entries, np.ndarray) else list(entries)
-    array = np.empty(len(listed), dtype=object)
-    array[:] = listed
-    return array if shape is None else array.reshape(shape)

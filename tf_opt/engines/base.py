@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+import tf_opt
+from tf_opt.engines.blob import EngineBlob
 from tf_opt.errors import EngineBuildError
 from tf_opt.tensor_info import TensorInfo
 
@@ -52,7 +54,7 @@ class SegmentModel:
         inputs: What is fed at each run, in the order of `input_<i>`.
         outputs: What comes out, in the order of `output_<i>`.
         weights: The constants, in the order of `weight_<i>`.
-        weight_array: Returns the values of the i-th weight, read-only and shared with the GraphDef where possible.
+        weight_array: Returns the values of the i-th weight, as a read-only copy.
     """
 
     name: str
@@ -117,3 +119,21 @@ class EngineBackend(ABC):
         Raises:
             EngineBuildError: The backend refuses the model.
         """
+
+
+def pack_segment(segment: SegmentModel, runtime: str, library_version: str) -> bytes:
+    """Returns what an engine node stores of a segment whose runtime reads ONNX without weights.
+
+    Args:
+        segment: The exported segment.
+        runtime: Name of the runtime that reads it.
+        library_version: Version of the library that accepted it.
+    """
+    header = {
+        "runtime": runtime,
+        "tf_opt_version": tf_opt.__version__,
+        "library_version": library_version,
+        "inputs": [str(tensor) for tensor in segment.inputs],
+        "outputs": [str(tensor) for tensor in segment.outputs],
+    }
+    return EngineBlob(header=header, payload=segment.model).pack()

@@ -11,8 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import ClassVar
 
-from tf_opt.engines.base import Engine, EngineBackend, SegmentModel, ShapeProfile
-from tf_opt.engines.blob import pack_engine
+from tf_opt.engines.base import Engine, EngineBackend, SegmentModel, ShapeProfile, pack_segment
 from tf_opt.errors import EngineBuildError
 from tf_opt.tensor_info import TensorInfo
 
@@ -67,15 +66,9 @@ class OpenVINOBackend(EngineBackend):
         if names != expected:
             raise EngineBuildError(f"OpenVINO reads the inputs of {segment.name} as {names}; expected {expected}.")
         version = importlib.metadata.version(self.package)
-        header = {
-            "runtime": self.name,
-            "library_version": version,
-            "inputs": [str(tensor) for tensor in segment.inputs],
-            "outputs": [str(tensor) for tensor in segment.outputs],
-        }
         return Engine(
             runtime=self.name,
-            blob=pack_engine(header, segment.model),
+            blob=pack_segment(segment, self.name, version),
             library=f"{self.package} {version}",
             build_seconds=time.perf_counter() - started,
         )

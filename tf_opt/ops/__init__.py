@@ -5,17 +5,27 @@ Importing this imports neither TensorFlow nor any engine.
 
 from __future__ import annotations
 
-import ctypes
-import json
+import importlib
+from typing import TYPE_CHECKING, Any
 
-from tf_opt.ops.build import (
-    build_all,
-    cache_directory,
-    library_path,
-    load,
-    native_functions,
-    register_when_tensorflow_is_imported,
-)
+if TYPE_CHECKING:
+    from tf_opt.ops.build import build_all as build_all
+    from tf_opt.ops.build import cache_directory as cache_directory
+    from tf_opt.ops.build import library_path as library_path
+    from tf_opt.ops.build import load as load
+    from tf_opt.ops.build import register_when_tensorflow_is_imported as register_when_tensorflow_is_imported
+    from tf_opt.ops.counters import reset_statistics as reset_statistics
+    from tf_opt.ops.counters import statistics as statistics
+
+_MODULE_OF = {
+    "build_all": "build",
+    "cache_directory": "build",
+    "library_path": "build",
+    "load": "build",
+    "register_when_tensorflow_is_imported": "build",
+    "reset_statistics": "counters",
+    "statistics": "counters",
+}
 
 __all__ = [
     "build_all",
@@ -28,34 +38,8 @@ __all__ = [
 ]
 
 
-def statistics() -> dict[str, dict[str, int]]:
-    """Returns what happened to each segment in this process, by segment name.
-
-    The counters: `loads`, `load_failures`, `runs` (by the engine), `fallback_runs`, `copied_bytes` (between TensorFlow
-    and the engine, in either direction), `concurrent_peak` (most runs at the same time), `concurrent_runs` (served by
-    the variant for concurrent callers), `specialized_runs`, `specialized_kept`, `specialized_rejected` and
-    `specialized_evicted` (engines for one shape). Segments of the same name in several graphs are added up.
-
-    Raises:
-        OpBuildError: The op could not be compiled or loaded.
-    """
-    function = native_functions().TfOptStatistics
-    function.restype = ctypes.c_uint64
-    function.argtypes = (ctypes.c_char_p, ctypes.c_uint64)
-    size = 0
-    while True:
-        buffer = ctypes.create_string_buffer(size)
-        needed = function(buffer, size)
-        if needed <= size:
-            counters: dict[str, dict[str, int]] = json.loads(buffer.value)
-            return counters
-        size = needed + 256  # Another thread may add a segment or a digit in between.
-
-
-def reset_statistics() -> None:
-    """Sets every counter to zero.
-
-    Raises:
-        OpBuildError: The op could not be compiled or loaded.
-    """
-    native_functions().TfOptResetStatistics()
+def __getattr__(name: str) -> Any:
+    # Lazy, so that `python -m tf_opt.ops.build` does not find its own module imported already, which runpy warns of.
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)

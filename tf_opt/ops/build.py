@@ -59,6 +59,7 @@ class Library:
         flags: Compiler and linker flags, without machine paths that do not change the result.
         paths: Flags that hold paths of the installation, such as include folders.
         versions: What else the result depends on.
+        dependency: The engine's own library, which must be opened before this one.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Library:
     flags: tuple[str, ...]
     paths: tuple[str, ...]
     versions: tuple[str, ...]
+    dependency: Path | None = None
 
     def command(self, compiler: Sequence[str], output: Path) -> list[str]:
         """Returns the command that compiles this library to `output`."""
@@ -119,9 +121,7 @@ def op_library() -> Library:
     for flag in tf.sysconfig.get_link_flags():
         (paths if flag.startswith("-L") else flags).append(flag)
     versions = (f"tensorflow {tf.__version__}", f"compiled by {tf.version.COMPILER_VERSION}")
-    return Library(
-        name="libtf_opt_op", sources=OP_SOURCES, flags=tuple(flags), paths=tuple(paths), versions=versions
-    )
+    return Library(name="libtf_opt_op", sources=OP_SOURCES, flags=tuple(flags), paths=tuple(paths), versions=versions)
 
 
 def openvino_library() -> Library | None:
@@ -140,9 +140,10 @@ def openvino_library() -> Library | None:
         name="libtf_opt_openvino",
         sources=OPENVINO_SOURCES,
         flags=(f"-l:{libraries[0].name}",),
-        # The wheel's folder is no place where the loader looks: without the rpath the library finds no OpenVINO.
-        paths=("-isystem", str(root / "include"), f"-L{root / 'libs'}", f"-Wl,-rpath,{root / 'libs'}"),
+        # No rpath: the op opens `dependency` first, so that the library is the same wherever OpenVINO is installed.
+        paths=("-isystem", str(root / "include"), f"-L{root / 'libs'}"),
         versions=(f"openvino {importlib.metadata.version('openvino')}",),
+        dependency=libraries[0],
     )
 
 
@@ -184,13 +185,11 @@ def build(library: Library, directory: Path | None = None) -> Path:
     """
     compiler = compiler_command()
     version = compiler_version(compiler)
-    if directory is None:
-        directory = cache_directory()
-        if prebuilt := _prebuilt(library, version):
-            return prebuilt
+    for folder in (PREBUILT_DIRECTORY, cache_directory()) if directory is None else (directory,):
+        if found := _find(library, folder, version):
+            return found
+    directory = directory or cache_directory()
     target = directory / library.file_name(version)
-    if target.exists():
-        return target
     if not version:
         raise OpBuildError(
             f"The op must be compiled once, and there is no C++ compiler '{shlex.join(compiler)}'. Install one "
@@ -203,6 +202,7 @@ def build(library: Library, directory: Path | None = None) -> Path:
         # One lock a library, so that two processes do not compile the same thing at the same time.
         with _exclusive(directory / f".{library.name}.lock"):
             if not target.exists():
+                _note_compiler(directory, version)
                 _compile(library, compiler, target)
     except OSError as error:
         raise OpBuildError(
@@ -211,18 +211,20 @@ def build(library: Library, directory: Path | None = None) -> Path:
     return target
 
 
-def _prebuilt(library: Library, version: str) -> Path | None:
-    """Looks into `_prebuilt`; where there is no compiler, whichever compiler's build of these sources will do."""
-    exact = PREBUILT_DIRECTORY / library.file_name(version)
-    if exact.exists():
-        return exact
-    if version or not PREBUILT_DIRECTORY.is_dir():
-        return None
-    for note in sorted(PREBUILT_DIRECTORY.glob("*.compiler")):
-        candidate = PREBUILT_DIRECTORY / library.file_name(note.read_text(encoding="utf-8").strip())
-        if candidate.exists():
-            return candidate
-    return None
+def _find(library: Library, directory: Path, version: str) -> Path | None:
+    """Returns the compiled library in `directory`; where there is no compiler, that of any compiler."""
+    versions = [version]
+    if not version:
+        versions += [note.read_text(encoding="utf-8").strip() for note in sorted(directory.glob("*.compiler"))]
+    candidates = [directory / library.file_name(candidate) for candidate in versions]
+    return next((candidate for candidate in candidates if candidate.exists()), None)
+
+
+def _note_compiler(directory: Path, version: str) -> None:
+    """Writes down which compiler built in `directory`: a machine without one cannot tell the key to look for."""
+    note = directory / f"{hashlib.sha256(version.encode()).hexdigest()[:8]}.compiler"
+    if not note.exists():
+        note.write_text(version + "\n", encoding="utf-8")
 
 
 def build_all(directory: Path | None = None) -> dict[str, Path]:
@@ -234,13 +236,7 @@ def build_all(directory: Path | None = None) -> dict[str, Path]:
     libraries = [op_library()]
     if (openvino := openvino_library()) is not None:
         libraries.append(openvino)
-    paths = {library.name: build(library, directory) for library in libraries}
-    if directory is not None:
-        # A machine without a compiler cannot tell which compiler's key to look for.
-        version = compiler_version(compiler_command())
-        name = hashlib.sha256(version.encode()).hexdigest()[:8]
-        (directory / f"{name}.compiler").write_text(version + "\n", encoding="utf-8")
-    return paths
+    return {library.name: build(library, directory) for library in libraries}
 
 
 def library_path() -> Path:
@@ -298,7 +294,8 @@ def _register_openvino(functions: ctypes.CDLL) -> None:
     try:
         library = openvino_library()
         if library is not None:
-            functions.TfOptRegisterRuntimeLibrary(b"openvino", os.fsencode(build(library)))
+            dependency = os.fsencode(library.dependency or "")
+            functions.TfOptRegisterRuntimeLibrary(b"openvino", os.fsencode(build(library)), dependency)
             return
     except OpBuildError as error:
         reason = f"the runtime 'openvino' could not be built: {error}"
@@ -328,7 +325,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Builds ahead of time; see `--help`."""
     parser = argparse.ArgumentParser(prog="python -m tf_opt.ops.build", description="Compile tf_opt's TensorFlow op.")
     parser.add_argument(
-        "--output", type=Path, default=None, metavar="DIR", help=f"folder to compile into (default: {cache_directory()})"
+        "--output",
+        type=Path,
+        default=None,
+        metavar="DIR",
+        help=f"folder to compile into (default: {cache_directory()})",
     )
     options = parser.parse_args(arguments)
     try:

@@ -1,5 +1,5 @@
-// One background thread in the process that compiles engines, one at a time: compiling beside live calls costs them
-// enough already.
+// One background thread in the process that compiles engines, one at a time: compiling beside live
+// calls costs them enough already.
 
 #ifndef TF_OPT_OPS_COMPILE_QUEUE_H_
 #define TF_OPT_OPS_COMPILE_QUEUE_H_
@@ -17,7 +17,8 @@ namespace tf_opt {
 class CompileQueue {
  public:
   static CompileQueue& Get() {
-    static CompileQueue* queue = new CompileQueue;  // Never destroyed: threads may still submit while exiting.
+    static CompileQueue* queue =
+        new CompileQueue;  // Never destroyed: threads may still submit while exiting.
     return *queue;
   }
 
@@ -27,8 +28,9 @@ class CompileQueue {
     if (stopped_) return;
     if (!thread_.joinable()) {
       thread_ = std::thread([this] { Work(); });
-      // The exit of a process that never closed its session must not tear the engine's library down under a running
-      // compilation. Registered after that library was loaded, therefore called before its own destructors.
+      // The exit of a process that never closed its session must not tear the engine's library down
+      // under a running compilation. Registered after that library was loaded, therefore called
+      // before its own destructors.
       std::atexit([] { Get().Stop(); });
     }
     tasks_.emplace_back(owner, std::move(task));

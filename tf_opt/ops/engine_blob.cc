@@ -10,15 +10,16 @@ constexpr std::string_view kMagic = "TFOPTENG";
 constexpr uint32_t kFormatVersion = 1;
 constexpr size_t kFixedHeaderBytes = 8 + 4 + 4;
 
-// The lengths are stored little-endian whatever the machine, and are not aligned: read byte by byte.
+// The lengths are stored little-endian whatever the machine, and are not aligned: read byte by
+// byte.
 uint64_t ReadLittleEndian(std::string_view bytes, size_t offset, int count) {
   uint64_t value = 0;
   for (int i = count - 1; i >= 0; --i) value = value << 8 | static_cast<uint8_t>(bytes[offset + i]);
   return value;
 }
 
-// CRC-32 as in zlib (ISO 3309, reflected polynomial 0xEDB88320), written out because zlib's headers are not part of
-// the TensorFlow wheel.
+// CRC-32 as in zlib (ISO 3309, reflected polynomial 0xEDB88320), written out because zlib's headers
+// are not part of the TensorFlow wheel.
 uint32_t Crc32(std::string_view bytes) {
   static const std::array<uint32_t, 256> table = [] {
     std::array<uint32_t, 256> entries{};
@@ -49,10 +50,11 @@ Status ParseEngineBlob(std::string_view bytes, EngineBlob* blob) {
   if (bytes.substr(0, kMagic.size()) != kMagic) return Corrupt("it does not start with 'TFOPTENG'");
   const uint64_t version = ReadLittleEndian(bytes, 8, 4);
   if (version != kFormatVersion) {
-    return {Code::kOtherVersion, "the stored engine has format version " + std::to_string(version) +
-                                     ", this tf_opt reads version " + std::to_string(kFormatVersion) +
-                                     ". Optimize the original model again with this tf_opt, or install the tf_opt "
-                                     "that wrote the engine."};
+    return {Code::kOtherVersion,
+            "the stored engine has format version " + std::to_string(version) +
+                ", this tf_opt reads version " + std::to_string(kFormatVersion) +
+                ". Optimize the original model again with this tf_opt, or install the tf_opt "
+                "that wrote the engine."};
   }
   const uint64_t header_length = ReadLittleEndian(bytes, 12, 4);
   // Compared as "what is left", never as a sum: a damaged length near 2^64 would wrap around.
@@ -65,11 +67,12 @@ Status ParseEngineBlob(std::string_view bytes, EngineBlob* blob) {
   const uint64_t payload_length = ReadLittleEndian(bytes, payload_offset - 8, 8);
   left = bytes.size() - payload_offset - 4;
   if (payload_length != left) {
-    return Corrupt("its payload should have " + std::to_string(payload_length) + " bytes, " + std::to_string(left) +
-                   " are there");
+    return Corrupt("its payload should have " + std::to_string(payload_length) + " bytes, " +
+                   std::to_string(left) + " are there");
   }
   const std::string_view covered = bytes.substr(0, bytes.size() - 4);
-  if (Crc32(covered) != ReadLittleEndian(bytes, covered.size(), 4)) return Corrupt("its checksum does not match");
+  if (Crc32(covered) != ReadLittleEndian(bytes, covered.size(), 4))
+    return Corrupt("its checksum does not match");
   blob->header = bytes.substr(kFixedHeaderBytes, header_length);
   blob->payload = bytes.substr(payload_offset, payload_length);
   return Status::Ok();

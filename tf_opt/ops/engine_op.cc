@@ -1,10 +1,14 @@
-// The op TfOptEngine: runs a segment of a graph by an engine, or by the segment's original nodes (the fallback).
+// The op TfOptEngine: runs a segment of a graph by an engine, or by the segment's original nodes
+// (the fallback).
 //
 // Invariants:
-//   * The engine is loaded once, at the first call. A failed load is remembered: every call gets the same error.
+//   * The engine is loaded once, at the first call. A failed load is remembered: every call gets
+//   the same error.
 //   * No lock is held while an engine or the fallback runs.
-//   * `weights` are read at the load and for the fallback only; the loaded engine keeps references on them.
-//   * The engine's memory may become TensorFlow's tensors and outlive this kernel (see OutputAllocator::Adopt).
+//   * `weights` are read at the load and for the fallback only; the loaded engine keeps references
+//   on them.
+//   * The engine's memory may become TensorFlow's tensors and outlive this kernel (see
+//   OutputAllocator::Adopt).
 
 #include <sched.h>
 
@@ -38,13 +42,15 @@ using tensorflow::Tensor;
 
 constexpr char kOnFailureVariable[] = "TF_OPT_ON_ENGINE_FAILURE";
 
-// The CPUs this process may use: its affinity mask, and the share that its control group (a container) grants.
+// The CPUs this process may use: its affinity mask, and the share that its control group (a
+// container) grants.
 int UsableCpus() {
   cpu_set_t mask;
   int cpus = sched_getaffinity(0, sizeof(mask), &mask) == 0 ? CPU_COUNT(&mask) : 1;
   std::ifstream file("/sys/fs/cgroup/cpu.max");
   int64_t quota = 0, period = 0;
-  if (file >> quota >> period && period > 0) {  // "max 100000" where there is no limit: `quota` does not parse.
+  if (file >> quota >> period &&
+      period > 0) {  // "max 100000" where there is no limit: `quota` does not parse.
     cpus = std::min<int64_t>(cpus, std::max<int64_t>(1, (quota + period - 1) / period));
   }
   return std::max(1, cpus);
@@ -58,12 +64,14 @@ class EngineOp : public AsyncOpKernel {
     OP_REQUIRES_OK(construction, construction->GetAttr("engine", &blob_));
     OP_REQUIRES_OK(construction, construction->GetAttr("fallback", &fallback_));
     OP_REQUIRES_OK(construction, construction->GetAttr("output_shapes", &output_shapes_));
-    OP_REQUIRES_OK(construction, construction->GetAttr("maximum_cached_engines", &maximum_cached_engines_));
+    OP_REQUIRES_OK(construction,
+                   construction->GetAttr("maximum_cached_engines", &maximum_cached_engines_));
     OP_REQUIRES_OK(construction, construction->GetAttr("specialize_after", &specialize_after_));
     std::vector<tensorflow::DataType> types;
     OP_REQUIRES_OK(construction, construction->GetAttr("InT", &types));
     input_count_ = static_cast<int>(types.size());
-    OP_REQUIRES(construction, static_cast<int>(output_shapes_.size()) == construction->num_outputs(),
+    OP_REQUIRES(construction,
+                static_cast<int>(output_shapes_.size()) == construction->num_outputs(),
                 absl::InvalidArgumentError("output_shapes must have one shape for each output"));
     statistics_ = StatisticsOf(segment_name_);
   }
@@ -84,7 +92,8 @@ class EngineOp : public AsyncOpKernel {
         RunFallback(context, std::move(done));
         return;
       }
-      status.message += ". The node has no fallback function; optimize the model again with the fallback kept.";
+      status.message +=
+          ". The node has no fallback function; optimize the model again with the fallback kept.";
     }
     if (!status.ok()) {
       Fail(context, done, status);
@@ -97,7 +106,9 @@ class EngineOp : public AsyncOpKernel {
   // One call in the engine, counted while it lives.
   class RunningCall {
    public:
-    explicit RunningCall(EngineOp* op) : op_(op) { RaiseTo(&op_->statistics_->concurrent_peak, ++op_->running_); }
+    explicit RunningCall(EngineOp* op) : op_(op) {
+      RaiseTo(&op_->statistics_->concurrent_peak, ++op_->running_);
+    }
     ~RunningCall() { --op_->running_; }
 
    private:
@@ -110,8 +121,8 @@ class EngineOp : public AsyncOpKernel {
     for (int i = 0; i < input_count_; ++i) {
       const Tensor& tensor = context->input(i);
       if (tensor.NumElements() == 0) {
-        return {Code::kUnsupportedShape, "input_" + std::to_string(i) + " ('" + def().input(i) + "') has shape " +
-                                             tensor.shape().DebugString() +
+        return {Code::kUnsupportedShape, "input_" + std::to_string(i) + " ('" + def().input(i) +
+                                             "') has shape " + tensor.shape().DebugString() +
                                              ": engines do not run on tensors without elements"};
       }
       inputs.push_back(ViewOf(tensor));
@@ -125,15 +136,17 @@ class EngineOp : public AsyncOpKernel {
     if (status.ok()) status = outputs.Publish();
     if (status.ok()) ++statistics_->runs;
     if (status.code == Code::kUnsupportedShape && !warned_of_shape_.exchange(true)) {
-      LOG(WARNING) << Describe(status).message
-                   << ". Calls with such shapes run the segment's original TensorFlow nodes (said once).";
+      LOG(WARNING)
+          << Describe(status).message
+          << ". Calls with such shapes run the segment's original TensorFlow nodes (said once).";
     }
     return status;
   }
 
   Status LoadOnce(OpKernelContext* context, Engine** engine) {
     if (!loaded_.load(std::memory_order_acquire)) {
-      // Concurrent first calls wait here. The load needs no other node of the graph, so this cannot deadlock.
+      // Concurrent first calls wait here. The load needs no other node of the graph, so this cannot
+      // deadlock.
       std::lock_guard<std::mutex> lock(load_mutex_);
       if (!loaded_.load(std::memory_order_relaxed)) {
         load_status_ = Load(context);
@@ -161,11 +174,13 @@ class EngineOp : public AsyncOpKernel {
     definition.payload = blob.payload;
     definition.output_count = context->num_outputs();
     for (int i = input_count_; i < context->num_inputs(); ++i) {
-      weights_.push_back(context->input(i));  // A reference: the tensor's memory is shared, not copied.
+      weights_.push_back(
+          context->input(i));  // A reference: the tensor's memory is shared, not copied.
       definition.weights.push_back(ViewOf(weights_.back()));
     }
     const auto* workers = context->device()->tensorflow_cpu_worker_threads();
-    definition.threads = std::min(workers == nullptr ? 1 : std::max(1, workers->num_threads), UsableCpus());
+    definition.threads =
+        std::min(workers == nullptr ? 1 : std::max(1, workers->num_threads), UsableCpus());
     definition.maximum_cached_engines = maximum_cached_engines_;
     definition.specialize_after = specialize_after_;
     definition.statistics = statistics_;
@@ -175,19 +190,22 @@ class EngineOp : public AsyncOpKernel {
   void HandleLoadFailure() {
     const char* wish = std::getenv(kOnFailureVariable);
     const bool has_fallback = !fallback_.name().empty();
-    run_fallback_on_failure_ = has_fallback && wish != nullptr && std::strcmp(wish, "fallback") == 0;
+    run_fallback_on_failure_ =
+        has_fallback && wish != nullptr && std::strcmp(wish, "fallback") == 0;
     if (run_fallback_on_failure_) {
       LOG(WARNING) << Describe(load_status_).message << " (" << kOnFailureVariable
                    << "=fallback: the original TensorFlow nodes run instead)";
     } else if (has_fallback) {
-      load_status_.message += std::string(" Or set the environment variable ") + kOnFailureVariable +
+      load_status_.message += std::string(" Or set the environment variable ") +
+                              kOnFailureVariable +
                               "=fallback to run the original TensorFlow nodes instead.";
     }
   }
 
   void RunFallback(OpKernelContext* context, DoneCallback done) {
     FunctionLibraryRuntime* library = context->function_library();
-    OP_REQUIRES_ASYNC(context, library != nullptr, absl::InternalError("no function library for the fallback"), done);
+    OP_REQUIRES_ASYNC(context, library != nullptr,
+                      absl::InternalError("no function library for the fallback"), done);
     FunctionLibraryRuntime::Handle handle;
     OP_REQUIRES_OK_ASYNC(context, FallbackHandle(library, &handle), done);
     FunctionLibraryRuntime::Options options(context->step_id());
@@ -208,7 +226,8 @@ class EngineOp : public AsyncOpKernel {
                    if (!status.ok()) {
                      context->SetStatus(status);
                    } else if (static_cast<int>(results->size()) != context->num_outputs()) {
-                     context->SetStatus(absl::InternalError("the fallback function returns another number of outputs"));
+                     context->SetStatus(absl::InternalError(
+                         "the fallback function returns another number of outputs"));
                    } else {
                      for (size_t i = 0; i < results->size(); ++i) {
                        context->set_output(static_cast<int>(i), std::move((*results)[i]));
@@ -219,20 +238,23 @@ class EngineOp : public AsyncOpKernel {
   }
 
   // Handles by library: eager contexts may run one kernel from several.
-  absl::Status FallbackHandle(FunctionLibraryRuntime* library, FunctionLibraryRuntime::Handle* handle) {
+  absl::Status FallbackHandle(FunctionLibraryRuntime* library,
+                              FunctionLibraryRuntime::Handle* handle) {
     std::lock_guard<std::mutex> lock(fallback_mutex_);
     const auto found = fallback_handles_.find(library);
     if (found != fallback_handles_.end()) {
       *handle = found->second;
       return absl::OkStatus();
     }
-    absl::Status status = library->Instantiate(fallback_.name(), tensorflow::AttrSlice(&fallback_.attr()), handle);
+    absl::Status status =
+        library->Instantiate(fallback_.name(), tensorflow::AttrSlice(&fallback_.attr()), handle);
     if (status.ok()) fallback_handles_[library] = *handle;
     return status;
   }
 
   Status Describe(const Status& status) const {
-    return {status.code, "Segment '" + segment_name_ + "' (runtime '" + runtime_name_ + "'): " + status.message};
+    return {status.code,
+            "Segment '" + segment_name_ + "' (runtime '" + runtime_name_ + "'): " + status.message};
   }
 
   void Fail(OpKernelContext* context, const DoneCallback& done, const Status& status) const {
@@ -253,10 +275,12 @@ class EngineOp : public AsyncOpKernel {
   std::atomic<bool> warned_of_shape_{false};
 
   std::mutex load_mutex_;
-  std::atomic<bool> loaded_{false};  // Everything below up to `engine_` is constant once this is true.
+  std::atomic<bool> loaded_{
+      false};  // Everything below up to `engine_` is constant once this is true.
   Status load_status_;
   bool run_fallback_on_failure_ = false;
-  std::vector<Tensor> weights_;     // Declared before the engine, which reads their memory until it is destroyed.
+  std::vector<Tensor>
+      weights_;  // Declared before the engine, which reads their memory until it is destroyed.
   std::unique_ptr<Engine> engine_;
 
   std::mutex fallback_mutex_;
@@ -267,9 +291,10 @@ absl::Status InferShapes(tensorflow::shape_inference::InferenceContext* context)
   std::vector<PartialTensorShape> shapes;
   TF_RETURN_IF_ERROR(context->GetAttr("output_shapes", &shapes));
   if (static_cast<int>(shapes.size()) != context->num_outputs()) {
-    return absl::InvalidArgumentError("output_shapes has " + std::to_string(shapes.size()) + " shapes, the node has " +
-                                      std::to_string(context->num_outputs()) +
-                                      " outputs: give one shape for each (unknown ranks and dimensions are allowed)");
+    return absl::InvalidArgumentError(
+        "output_shapes has " + std::to_string(shapes.size()) + " shapes, the node has " +
+        std::to_string(context->num_outputs()) +
+        " outputs: give one shape for each (unknown ranks and dimensions are allowed)");
   }
   for (size_t i = 0; i < shapes.size(); ++i) {
     tensorflow::shape_inference::ShapeHandle handle;
@@ -295,7 +320,8 @@ REGISTER_OP("TfOptEngine")
     .Attr("output_shapes: list(shape)")
     .Attr("maximum_cached_engines: int = 16")
     .Attr("specialize_after: int = 0")
-    .SetIsStateful()  // Keeps one kernel a session, and keeps constant folding from running engines.
+    .SetIsStateful()  // Keeps one kernel a session, and keeps constant folding from running
+                      // engines.
     .SetShapeFn(InferShapes)
     .Doc(R"doc(
 Runs a segment of a graph by an engine of tf_opt.

@@ -1,10 +1,12 @@
-// The runtime "openvino": ONNX on the CPU. A library of its own, opened when the first such engine is loaded, so that the
-// op works where OpenVINO is not installed.
+// The runtime "openvino": ONNX on the CPU. A library of its own, opened when the first such engine
+// is loaded, so that the op works where OpenVINO is not installed.
 //
 // Invariants:
-//   * Weights are Constants over TensorFlow's memory. What OpenVINO's kernels pack is their own copy, one for each
+//   * Weights are Constants over TensorFlow's memory. What OpenVINO's kernels pack is their own
+//   copy, one for each
 //     compiled model.
-//   * One dynamic model serves every shape. Everything else (concurrent, specialized) is compiled in the background and
+//   * One dynamic model serves every shape. Everything else (concurrent, specialized) is compiled
+//   in the background and
 //     only ever an alternative to it; no call waits for a compilation.
 
 #include <algorithm>
@@ -19,37 +21,43 @@
 namespace tf_opt {
 namespace {
 
-// OpenVINO serializes the infer requests of a compiled model with one stream; several streams run them in parallel, but
-// leave a lone caller one stream's share of the threads. Therefore both: the one-stream model for lone callers, and a
-// second one, with a stream for each of the concurrent callers, once calls keep overlapping.
+// OpenVINO serializes the infer requests of a compiled model with one stream; several streams run
+// them in parallel, but leave a lone caller one stream's share of the threads. Therefore both: the
+// one-stream model for lone callers, and a second one, with a stream for each of the concurrent
+// callers, once calls keep overlapping.
 constexpr int kOverlapsBeforeStreams = 32;
 
-// Never destroyed: OpenVINO's plugins are unloaded by it, and engines of a session that was never closed may still be
-// there while the process exits.
+// Never destroyed: OpenVINO's plugins are unloaded by it, and engines of a session that was never
+// closed may still be there while the process exits.
 ov::Core& Core() {
   static ov::Core* core = new ov::Core;
   return *core;
 }
 
 // The value of a string in the header's JSON (which json.dumps wrote), or `otherwise`.
-std::string HeaderString(std::string_view header, const std::string& key, const std::string& otherwise) {
+std::string HeaderString(std::string_view header, const std::string& key,
+                         const std::string& otherwise) {
   const size_t at = header.find('"' + key + '"');
   if (at == std::string_view::npos) return otherwise;
   const size_t begin = header.find('"', header.find(':', at + key.size() + 2));
   if (begin == std::string_view::npos) return otherwise;
   const size_t end = header.find('"', begin + 1);
-  return end == std::string_view::npos ? otherwise : std::string(header.substr(begin + 1, end - begin - 1));
+  return end == std::string_view::npos ? otherwise
+                                       : std::string(header.substr(begin + 1, end - begin - 1));
 }
 
 // "input_3" with prefix "input_" -> 3; -1 where the name is another.
 int IndexOf(const std::string& name, const std::string& prefix) {
   if (name.compare(0, prefix.size(), prefix) != 0) return -1;
   const std::string digits = name.substr(prefix.size());
-  if (digits.empty() || digits.size() > 6 || digits.find_first_not_of("0123456789") != std::string::npos) return -1;
+  if (digits.empty() || digits.size() > 6 ||
+      digits.find_first_not_of("0123456789") != std::string::npos)
+    return -1;
   return std::stoi(digits);
 }
 
-int ParameterIndex(const std::shared_ptr<ov::op::v0::Parameter>& parameter, const std::string& prefix) {
+int ParameterIndex(const std::shared_ptr<ov::op::v0::Parameter>& parameter,
+                   const std::string& prefix) {
   int index = IndexOf(parameter->get_friendly_name(), prefix);
   for (const std::string& name : parameter->output(0).get_names()) {
     if (index < 0) index = IndexOf(name, prefix);
@@ -59,15 +67,15 @@ int ParameterIndex(const std::shared_ptr<ov::op::v0::Parameter>& parameter, cons
 
 class OpenVinoEngine : public Engine {
  public:
-  OpenVinoEngine(std::shared_ptr<ov::Model> model, std::vector<int> input_of_port, ov::element::Type precision,
-                 const EngineDefinition& definition)
+  OpenVinoEngine(std::shared_ptr<ov::Model> model, std::vector<int> input_of_port,
+                 ov::element::Type precision, const EngineDefinition& definition)
       : model_(std::move(model)),
         input_of_port_(std::move(input_of_port)),
         precision_(precision),
         threads_(definition.threads),
         statistics_(definition.statistics),
-        specializer_(model_->is_dynamic() ? definition.specialize_after : 0, definition.maximum_cached_engines,
-                     definition.statistics) {
+        specializer_(model_->is_dynamic() ? definition.specialize_after : 0,
+                     definition.maximum_cached_engines, definition.statistics) {
     general_ = Compile(model_, 1, false);
   }
 
@@ -76,13 +84,15 @@ class OpenVinoEngine : public Engine {
   Status Run(const std::vector<TensorView>& inputs, OutputAllocator* outputs) override {
     const int64_t arrival = ++arrivals_;
     const int64_t running = ++running_;
-    Status status = running > 1 ? RunOverlapping(running, inputs, outputs) : RunAlone(arrival, inputs, outputs);
+    Status status =
+        running > 1 ? RunOverlapping(running, inputs, outputs) : RunAlone(arrival, inputs, outputs);
     --running_;
     return status;
   }
 
  private:
-  std::shared_ptr<Variant> Compile(const std::shared_ptr<ov::Model>& model, int streams, bool in_background) {
+  std::shared_ptr<Variant> Compile(const std::shared_ptr<ov::Model>& model, int streams,
+                                   bool in_background) {
     ov::AnyMap properties{
         ov::hint::performance_mode(streams == 1 ? ov::hint::PerformanceMode::LATENCY
                                                 : ov::hint::PerformanceMode::THROUGHPUT),
@@ -94,10 +104,12 @@ class OpenVinoEngine : public Engine {
         ov::hint::enable_cpu_pinning(false),
     };
     if (in_background) properties.insert(ov::compilation_num_threads(1));
-    return std::make_shared<Variant>(Core().compile_model(model, "CPU", properties), input_of_port_, streams > 1);
+    return std::make_shared<Variant>(Core().compile_model(model, "CPU", properties), input_of_port_,
+                                     streams > 1);
   }
 
-  Status RunOverlapping(int64_t running, const std::vector<TensorView>& inputs, OutputAllocator* outputs) {
+  Status RunOverlapping(int64_t running, const std::vector<TensorView>& inputs,
+                        OutputAllocator* outputs) {
     RequestStreams(running);
     const std::shared_ptr<Variant> concurrent = std::atomic_load(&concurrent_);
     if (!concurrent) return general_->Run(inputs, outputs);
@@ -107,21 +119,24 @@ class OpenVinoEngine : public Engine {
 
   void RequestStreams(int64_t running) {
     if (threads_ == 1 || streams_requested_.load()) return;
-    if (overlaps_.fetch_add(1) + 1 < kOverlapsBeforeStreams || streams_requested_.exchange(true)) return;
+    if (overlaps_.fetch_add(1) + 1 < kOverlapsBeforeStreams || streams_requested_.exchange(true))
+      return;
     const int streams = static_cast<int>(std::clamp<int64_t>(running, 2, threads_));
     CompileQueue::Get().Submit(this, [this, streams] {
       try {
         std::atomic_store(&concurrent_, Compile(model_, streams, true));
       } catch (const std::exception&) {
-        // The general engine goes on serving these calls, one after another; `streams_requested_` stays set, so that
-        // this is not tried again and again.
+        // The general engine goes on serving these calls, one after another; `streams_requested_`
+        // stays set, so that this is not tried again and again.
       }
     });
   }
 
-  Status RunAlone(int64_t arrival, const std::vector<TensorView>& inputs, OutputAllocator* outputs) {
+  Status RunAlone(int64_t arrival, const std::vector<TensorView>& inputs,
+                  OutputAllocator* outputs) {
     // Overlaps that are rare among lone calls do not count as persistent.
-    if (int64_t seen = overlaps_.load(); seen > 0) overlaps_.compare_exchange_strong(seen, seen - 1);
+    if (int64_t seen = overlaps_.load(); seen > 0)
+      overlaps_.compare_exchange_strong(seen, seen - 1);
     if (!specializer_.enabled()) return general_->Run(inputs, outputs);
     std::vector<int64_t> key;
     for (const TensorView& view : inputs) key.insert(key.end(), view.dims.begin(), view.dims.end());
@@ -142,12 +157,14 @@ class OpenVinoEngine : public Engine {
     std::vector<ov::PartialShape> shapes;
     for (const int input : input_of_port_) {
       if (input >= static_cast<int>(inputs.size())) return;  // The run itself reports this.
-      shapes.emplace_back(std::vector<ov::Dimension>(inputs[input].dims.begin(), inputs[input].dims.end()));
+      shapes.emplace_back(
+          std::vector<ov::Dimension>(inputs[input].dims.begin(), inputs[input].dims.end()));
     }
     CompileQueue::Get().Submit(this, [this, key, shapes] {
       std::shared_ptr<Variant> variant;
       try {
-        const std::shared_ptr<ov::Model> model = model_->clone();  // The Constants' memory is shared.
+        const std::shared_ptr<ov::Model> model =
+            model_->clone();  // The Constants' memory is shared.
         std::map<size_t, ov::PartialShape> by_port;
         for (size_t port = 0; port < shapes.size(); ++port) by_port[port] = shapes[port];
         model->reshape(by_port);
@@ -175,24 +192,29 @@ class OpenVinoEngine : public Engine {
 
 // Puts Constants over TensorFlow's memory in place of the parameters weight_<j>.
 Status BindWeights(const EngineDefinition& definition, const std::shared_ptr<ov::Model>& model) {
-  const ov::ParameterVector parameters = model->get_parameters();  // A copy: the model's own list changes below.
+  const ov::ParameterVector parameters =
+      model->get_parameters();  // A copy: the model's own list changes below.
   for (const auto& parameter : parameters) {
     const int index = ParameterIndex(parameter, "weight_");
     if (index < 0) continue;
     const std::string name = "weight_" + std::to_string(index);
     if (index >= static_cast<int>(definition.weights.size())) {
-      return Status::Error("the engine reads " + name + ", the node has " + std::to_string(definition.weights.size()) +
+      return Status::Error("the engine reads " + name + ", the node has " +
+                           std::to_string(definition.weights.size()) +
                            " weights. Optimize the original model again.");
     }
     const TensorView& weight = definition.weights[index];
     const ov::element::Type type = ElementTypeOf(weight.dtype);
     const ov::Shape shape(weight.dims.begin(), weight.dims.end());
-    if (type != parameter->get_element_type() || !parameter->get_partial_shape().compatible(ov::PartialShape(shape))) {
-      return Status::Error("the engine's " + name + " is " + parameter->get_element_type().get_type_name() +
-                           parameter->get_partial_shape().to_string() + ", the node's is " + type.get_type_name() +
-                           ShapeText(weight.dims) + ". Optimize the original model again.");
+    if (type != parameter->get_element_type() ||
+        !parameter->get_partial_shape().compatible(ov::PartialShape(shape))) {
+      return Status::Error(
+          "the engine's " + name + " is " + parameter->get_element_type().get_type_name() +
+          parameter->get_partial_shape().to_string() + ", the node's is " + type.get_type_name() +
+          ShapeText(weight.dims) + ". Optimize the original model again.");
     }
-    const auto constant = std::make_shared<ov::op::v0::Constant>(ov::Tensor(type, shape, weight.data));
+    const auto constant =
+        std::make_shared<ov::op::v0::Constant>(ov::Tensor(type, shape, weight.data));
     constant->set_friendly_name(parameter->get_friendly_name());
     ov::replace_node(parameter, constant);
     model->remove_parameter(parameter);
@@ -207,7 +229,8 @@ class OpenVinoRuntime : public Runtime {
     try {
       const std::string precision = HeaderString(definition.header, "inference_precision", "f32");
       if (precision != "f32" && precision != "bf16" && precision != "f16") {
-        return Status::Error("the engine's inference_precision is '" + precision + "', expected f32, bf16 or f16");
+        return Status::Error("the engine's inference_precision is '" + precision +
+                             "', expected f32, bf16 or f16");
       }
       const std::shared_ptr<ov::Model> model =
           Core().read_model(std::string(definition.payload), ov::Tensor());
@@ -216,22 +239,25 @@ class OpenVinoRuntime : public Runtime {
       for (const auto& parameter : model->get_parameters()) {
         const int index = ParameterIndex(parameter, "input_");
         if (index < 0) {
-          return Status::Error("the engine has an input '" + parameter->get_friendly_name() +
-                               "', expected input_<i> or weight_<j>. Optimize the original model again.");
+          return Status::Error(
+              "the engine has an input '" + parameter->get_friendly_name() +
+              "', expected input_<i> or weight_<j>. Optimize the original model again.");
         }
         input_of_port.push_back(index);
       }
       if (static_cast<int>(model->outputs().size()) != definition.output_count) {
-        return Status::Error("the engine has " + std::to_string(model->outputs().size()) + " outputs, the node has " +
-                             std::to_string(definition.output_count) + ". Optimize the original model again.");
+        return Status::Error("the engine has " + std::to_string(model->outputs().size()) +
+                             " outputs, the node has " + std::to_string(definition.output_count) +
+                             ". Optimize the original model again.");
       }
-      *engine =
-          std::make_unique<OpenVinoEngine>(model, std::move(input_of_port), ov::element::Type(precision), definition);
+      *engine = std::make_unique<OpenVinoEngine>(model, std::move(input_of_port),
+                                                 ov::element::Type(precision), definition);
       return Status::Ok();
     } catch (const std::exception& exception) {
-      return Status::Error("OpenVINO " + std::string(ov::get_openvino_version().buildNumber) +
-                           " cannot load the engine: " + OneLine(exception.what()) +
-                           ". Optimize the model again with this OpenVINO, or install the one it was built with.");
+      return Status::Error(
+          "OpenVINO " + std::string(ov::get_openvino_version().buildNumber) +
+          " cannot load the engine: " + OneLine(exception.what()) +
+          ". Optimize the model again with this OpenVINO, or install the one it was built with.");
     }
   }
 };

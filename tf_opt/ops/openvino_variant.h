@@ -18,9 +18,10 @@ namespace tf_opt {
 // {tensorflow::DataType, OpenVINO's type} of the same memory layout.
 inline const std::vector<std::pair<int, ov::element::Type>>& ElementTypes() {
   static const auto* types = new std::vector<std::pair<int, ov::element::Type>>{
-      {1, ov::element::f32},   {2, ov::element::f64},  {3, ov::element::i32},  {4, ov::element::u8},
-      {5, ov::element::i16},   {6, ov::element::i8},   {9, ov::element::i64},  {10, ov::element::boolean},
-      {14, ov::element::bf16}, {17, ov::element::u16}, {19, ov::element::f16}, {22, ov::element::u32},
+      {1, ov::element::f32},  {2, ov::element::f64},      {3, ov::element::i32},
+      {4, ov::element::u8},   {5, ov::element::i16},      {6, ov::element::i8},
+      {9, ov::element::i64},  {10, ov::element::boolean}, {14, ov::element::bf16},
+      {17, ov::element::u16}, {19, ov::element::f16},     {22, ov::element::u32},
       {23, ov::element::u64}};
   return *types;
 }
@@ -41,7 +42,8 @@ inline int DtypeOf(const ov::element::Type& element_type) {
 
 class RequestPool;
 
-// An infer request while someone uses it or the memory of its outputs; goes back to its pool when that ends.
+// An infer request while someone uses it or the memory of its outputs; goes back to its pool when
+// that ends.
 struct Lease {
   std::shared_ptr<RequestPool> pool;
   ov::InferRequest request;
@@ -72,8 +74,8 @@ class RequestPool : public std::enable_shared_from_this<RequestPool> {
     if (lease->request && free_.size() < kMaximumFree) free_.push_back(std::move(lease->request));
   }
 
-  // A request keeps the whole compiled model. Once the model is not used any more, an output that the user still holds
-  // must keep its own memory only.
+  // A request keeps the whole compiled model. Once the model is not used any more, an output that
+  // the user still holds must keep its own memory only.
   void Close() {
     std::vector<ov::InferRequest> requests;
     std::lock_guard<std::mutex> lock(mutex_);
@@ -111,7 +113,8 @@ inline std::string OneLine(std::string text) {
 
 class Variant {
  public:
-  // `input_of_port[p]` is the node's input that model input p reads. With `queued`, calls wait for a free stream.
+  // `input_of_port[p]` is the node's input that model input p reads. With `queued`, calls wait for
+  // a free stream.
   Variant(ov::CompiledModel compiled, std::vector<int> input_of_port, bool queued)
       : compiled_(std::move(compiled)), input_of_port_(std::move(input_of_port)), queued_(queued) {
     for (const auto& port : compiled_.inputs()) {
@@ -136,18 +139,22 @@ class Variant {
       for (size_t port = 0; port < input_types_.size(); ++port) {
         const TensorView& view = inputs[input_of_port_[port]];
         lease->request.set_input_tensor(
-            port, ov::Tensor(input_types_[port], ov::Shape(view.dims.begin(), view.dims.end()), view.data));
+            port, ov::Tensor(input_types_[port], ov::Shape(view.dims.begin(), view.dims.end()),
+                             view.data));
       }
-      // Static outputs are written straight into TensorFlow's memory. OpenVINO gives outputs of unknown shape to the
-      // user's memory only by a copy; those leave as OpenVINO's own memory instead (below).
+      // Static outputs are written straight into TensorFlow's memory. OpenVINO gives outputs of
+      // unknown shape to the user's memory only by a copy; those leave as OpenVINO's own memory
+      // instead (below).
       for (size_t i = 0; i < output_types_.size(); ++i) {
         if (!output_static_[i]) continue;
         void* data = nullptr;
-        Status status = outputs->Allocate(static_cast<int>(i), output_types_[i], output_dims_[i], &data);
+        Status status =
+            outputs->Allocate(static_cast<int>(i), output_types_[i], output_dims_[i], &data);
         if (!status.ok()) return status;
         if (data == nullptr) continue;  // No elements.
         const ov::Shape shape(output_dims_[i].begin(), output_dims_[i].end());
-        lease->request.set_output_tensor(i, ov::Tensor(ElementTypeOf(output_types_[i]), shape, data));
+        lease->request.set_output_tensor(i,
+                                         ov::Tensor(ElementTypeOf(output_types_[i]), shape, data));
       }
       if (queued_) {
         lease->request.start_async();
@@ -160,16 +167,18 @@ class Variant {
         ov::Tensor tensor = lease->request.get_output_tensor(i);
         // The tensor keeps the memory, the lease keeps the request from writing to it again.
         auto owner = std::make_shared<std::pair<std::shared_ptr<Lease>, ov::Tensor>>(lease, tensor);
-        Status status =
-            outputs->Adopt(static_cast<int>(i), output_types_[i], ToDims(tensor.get_shape()), tensor.data(), owner);
+        Status status = outputs->Adopt(static_cast<int>(i), output_types_[i],
+                                       ToDims(tensor.get_shape()), tensor.data(), owner);
         if (!status.ok()) return status;
       }
       return Status::Ok();
     } catch (const std::exception& exception) {
       if (lease) lease->request = {};  // Its state is unknown; do not use it again.
-      // What still fails at this point is, in OpenVINO, mostly a shape that one of its kernels does not take; and where
-      // the shapes are wrong altogether, the original nodes give TensorFlow's own message.
-      return {Code::kUnsupportedShape, "OpenVINO does not run " + Describe(inputs) + ": " + OneLine(exception.what())};
+      // What still fails at this point is, in OpenVINO, mostly a shape that one of its kernels does
+      // not take; and where the shapes are wrong altogether, the original nodes give TensorFlow's
+      // own message.
+      return {Code::kUnsupportedShape,
+              "OpenVINO does not run " + Describe(inputs) + ": " + OneLine(exception.what())};
     }
   }
 
@@ -178,7 +187,8 @@ class Variant {
 
   static std::string Describe(const std::vector<TensorView>& inputs) {
     std::string text = "inputs of shape";
-    for (size_t i = 0; i < inputs.size(); ++i) text += " input_" + std::to_string(i) + ShapeText(inputs[i].dims);
+    for (size_t i = 0; i < inputs.size(); ++i)
+      text += " input_" + std::to_string(i) + ShapeText(inputs[i].dims);
     return text;
   }
 
@@ -187,18 +197,20 @@ class Variant {
       const size_t index = input_of_port_[port];
       const std::string name = "input_" + std::to_string(index);
       if (index >= inputs.size()) {
-        return Status::Error("the engine reads " + name + ", the node has " + std::to_string(inputs.size()) +
+        return Status::Error("the engine reads " + name + ", the node has " +
+                             std::to_string(inputs.size()) +
                              " inputs. Optimize the original model again.");
       }
       const TensorView& view = inputs[index];
       if (ElementTypeOf(view.dtype) != input_types_[port]) {
         return Status::Error("the engine's " + name + " is " + input_types_[port].get_type_name() +
-                             ", the tensor has TensorFlow dtype number " + std::to_string(view.dtype) +
-                             ". Optimize the original model again.");
+                             ", the tensor has TensorFlow dtype number " +
+                             std::to_string(view.dtype) + ". Optimize the original model again.");
       }
       const ov::PartialShape shape(std::vector<ov::Dimension>(view.dims.begin(), view.dims.end()));
       if (!input_shapes_[port].compatible(shape)) {
-        return {Code::kUnsupportedShape, name + " has shape " + ShapeText(view.dims) + ", the engine was built for " +
+        return {Code::kUnsupportedShape, name + " has shape " + ShapeText(view.dims) +
+                                             ", the engine was built for " +
                                              input_shapes_[port].to_string()};
       }
     }

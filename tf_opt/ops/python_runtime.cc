@@ -1,5 +1,5 @@
-// Runs engines through functions that Python registered with ctypes (python_runtime.py). Python.h is not needed: ctypes
-// takes the interpreter lock before it enters a Python function.
+// Runs engines through functions that Python registered with ctypes (python_runtime.py). Python.h
+// is not needed: ctypes takes the interpreter lock before it enters a Python function.
 
 #include <chrono>
 #include <mutex>
@@ -18,20 +18,23 @@ struct PythonTensor {
   int32_t dtype;
 };
 
-using AllocateFunction = void* (*)(void* call, int32_t index, int32_t dtype, int32_t rank, const int64_t* dims);
+using AllocateFunction = void* (*)(void* call, int32_t index, int32_t dtype, int32_t rank,
+                                   const int64_t* dims);
 using LoadFunction = int64_t (*)(const char* runtime, const char* payload, uint64_t payload_bytes,
                                  const PythonTensor* weights, int32_t weight_count, char* message,
                                  uint64_t message_bytes);
-using RunFunction = int32_t (*)(int64_t engine, const PythonTensor* inputs, int32_t input_count, void* call,
-                                AllocateFunction allocate, char* message, uint64_t message_bytes);
+using RunFunction = int32_t (*)(int64_t engine, const PythonTensor* inputs, int32_t input_count,
+                                void* call, AllocateFunction allocate, char* message,
+                                uint64_t message_bytes);
 using DestroyFunction = void (*)(int64_t engine);
 
 constexpr size_t kMessageBytes = 8192;
 constexpr int32_t kRunOk = 0;
 constexpr int32_t kRunUnsupportedShape = 1;
 
-// Python's functions. `gate` is held shared during each call into Python; whoever holds it alone knows that no thread is
-// in there, so that the functions can be taken away before the interpreter ends.
+// Python's functions. `gate` is held shared during each call into Python; whoever holds it alone
+// knows that no thread is in there, so that the functions can be taken away before the interpreter
+// ends.
 struct Functions {
   std::shared_timed_mutex gate;
   LoadFunction load = nullptr;
@@ -45,14 +48,16 @@ Functions& GetFunctions() {
 }
 
 tf_opt::Status InterpreterGone() {
-  return {tf_opt::Code::kUnavailable, "the Python interpreter that runs this engine is shutting down"};
+  return {tf_opt::Code::kUnavailable,
+          "the Python interpreter that runs this engine is shutting down"};
 }
 
 std::vector<PythonTensor> ToPython(const std::vector<tf_opt::TensorView>& views) {
   std::vector<PythonTensor> tensors;
   tensors.reserve(views.size());
   for (const auto& view : views) {
-    tensors.push_back({view.data, view.bytes, view.dims.data(), static_cast<int32_t>(view.dims.size()), view.dtype});
+    tensors.push_back({view.data, view.bytes, view.dims.data(),
+                       static_cast<int32_t>(view.dims.size()), view.dtype});
   }
   return tensors;
 }
@@ -78,18 +83,22 @@ class PythonEngine : public tf_opt::Engine {
     if (GetFunctions().destroy != nullptr) GetFunctions().destroy(id_);
   }
 
-  tf_opt::Status Run(const std::vector<tf_opt::TensorView>& inputs, tf_opt::OutputAllocator* outputs) override {
+  tf_opt::Status Run(const std::vector<tf_opt::TensorView>& inputs,
+                     tf_opt::OutputAllocator* outputs) override {
     std::shared_lock<std::shared_timed_mutex> lock(GetFunctions().gate);
     if (GetFunctions().run == nullptr) return InterpreterGone();
     const std::vector<PythonTensor> tensors = ToPython(inputs);
     Call call{outputs, {}};
     std::vector<char> message(kMessageBytes, '\0');
-    const int32_t code = GetFunctions().run(id_, tensors.data(), static_cast<int32_t>(tensors.size()), &call, &Allocate,
-                                            message.data(), message.size());
-    // An output that TensorFlow refused (wrong dtype or shape) is the cause of whatever Python made of it.
+    const int32_t code =
+        GetFunctions().run(id_, tensors.data(), static_cast<int32_t>(tensors.size()), &call,
+                           &Allocate, message.data(), message.size());
+    // An output that TensorFlow refused (wrong dtype or shape) is the cause of whatever Python made
+    // of it.
     if (!call.status.ok()) return call.status;
     if (code == kRunOk) return tf_opt::Status::Ok();
-    return {code == kRunUnsupportedShape ? tf_opt::Code::kUnsupportedShape : tf_opt::Code::kError, message.data()};
+    return {code == kRunUnsupportedShape ? tf_opt::Code::kUnsupportedShape : tf_opt::Code::kError,
+            message.data()};
   }
 
  private:
@@ -100,14 +109,15 @@ class PythonRuntime : public tf_opt::Runtime {
  public:
   explicit PythonRuntime(std::string name) : name_(std::move(name)) {}
 
-  tf_opt::Status Load(const tf_opt::EngineDefinition& definition, std::unique_ptr<tf_opt::Engine>* engine) override {
+  tf_opt::Status Load(const tf_opt::EngineDefinition& definition,
+                      std::unique_ptr<tf_opt::Engine>* engine) override {
     std::shared_lock<std::shared_timed_mutex> lock(GetFunctions().gate);
     if (GetFunctions().load == nullptr) return InterpreterGone();
     const std::vector<PythonTensor> weights = ToPython(definition.weights);
     std::vector<char> message(kMessageBytes, '\0');
-    const int64_t id =
-        GetFunctions().load(name_.c_str(), definition.payload.data(), definition.payload.size(), weights.data(),
-                            static_cast<int32_t>(weights.size()), message.data(), message.size());
+    const int64_t id = GetFunctions().load(
+        name_.c_str(), definition.payload.data(), definition.payload.size(), weights.data(),
+        static_cast<int32_t>(weights.size()), message.data(), message.size());
     if (id < 0) return tf_opt::Status::Error(message.data());
     *engine = std::make_unique<PythonEngine>(id);
     return tf_opt::Status::Ok();
@@ -119,7 +129,8 @@ class PythonRuntime : public tf_opt::Runtime {
 
 }  // namespace
 
-TF_OPT_EXPORT void TfOptSetPythonFunctions(LoadFunction load, RunFunction run, DestroyFunction destroy) {
+TF_OPT_EXPORT void TfOptSetPythonFunctions(LoadFunction load, RunFunction run,
+                                           DestroyFunction destroy) {
   Functions& functions = GetFunctions();
   std::lock_guard<std::shared_timed_mutex> lock(functions.gate);
   functions.load = load;
@@ -131,8 +142,9 @@ TF_OPT_EXPORT void TfOptRegisterPythonRuntime(const char* name) {
   tf_opt::RegisterRuntime(name, std::make_shared<PythonRuntime>(name));
 }
 
-// Called before the interpreter ends: a thread that entered Python later would hang or crash there. A run that takes
-// longer than the wait keeps the functions, for nothing better can be done about it. Returns 1 where none is left.
+// Called before the interpreter ends: a thread that entered Python later would hang or crash there.
+// A run that takes longer than the wait keeps the functions, for nothing better can be done about
+// it. Returns 1 where none is left.
 TF_OPT_EXPORT int32_t TfOptClearPythonFunctions(int64_t wait_milliseconds) {
   Functions& functions = GetFunctions();
   if (!functions.gate.try_lock_for(std::chrono::milliseconds(wait_milliseconds))) return 0;

@@ -95,7 +95,7 @@ _lock = threading.Lock()
 _loaders: dict[str, Loader] = {}
 _engines: dict[int, PythonEngine] = {}
 _engine_ids = itertools.count(1)
-_installed = False
+_native_functions: tuple[Any, ...] = ()
 
 
 def register(name: str, loader: Loader) -> None:
@@ -117,14 +117,15 @@ def register(name: str, loader: Loader) -> None:
 
 
 def _install(functions: ctypes.CDLL) -> None:
-    global _installed
-    if _installed:
+    global _native_functions
+    if _native_functions:
         return
-    functions.TfOptSetPythonFunctions(_load, _run, _destroy)
+    # Kept for the life of the process: the op calls them, and ctypes frees a function that nothing refers to.
+    _native_functions = (_LoadFunction(_load), _RunFunction(_run), _DestroyFunction(_destroy))
+    functions.TfOptSetPythonFunctions(*_native_functions)
     functions.TfOptClearPythonFunctions.argtypes = (ctypes.c_int64,)
     # TensorFlow's threads outlive the interpreter: one of them entering Python after its end would crash or hang.
     atexit.register(functions.TfOptClearPythonFunctions, _SHUTDOWN_WAIT_MILLISECONDS)
-    _installed = True
 
 
 def _numpy_dtype(number: int) -> np.dtype[Any]:
@@ -147,7 +148,7 @@ def _array(address: int | None, dtype: np.dtype[Any], shape: tuple[int, ...], *,
         return np.empty(shape, dtype)
     # As bytes, then viewed: the buffer protocol has no bfloat16.
     memory = (ctypes.c_ubyte * size).from_address(address)
-    array = np.frombuffer(memory, np.uint8).view(dtype).reshape(shape)
+    array: Array = np.frombuffer(memoryview(memory).cast("B"), np.uint8).view(dtype).reshape(shape)
     array.flags.writeable = writable
     return array
 
@@ -168,7 +169,6 @@ def _write_message(address: int, size: int, error: BaseException) -> None:
     ctypes.memmove(address, text + b"\0", len(text) + 1)
 
 
-@_LoadFunction
 def _load(
     name: bytes, payload: int, payload_bytes: int, weights: Any, weight_count: int, message: int, message_bytes: int
 ) -> int:
@@ -185,7 +185,6 @@ def _load(
         return -1
 
 
-@_RunFunction
 def _run(
     engine_id: int, inputs: Any, input_count: int, call: int, allocate: int, message: int, message_bytes: int
 ) -> int:
@@ -210,7 +209,6 @@ def _run(
     return _RUN_OK
 
 
-@_DestroyFunction
 def _destroy(engine_id: int) -> None:
     with _lock:
         engine = _engines.pop(engine_id, None)

@@ -2,10 +2,13 @@
 //
 // Invariants:
 //   * No exception crosses this interface: every function returns a Status.
-//   * Neither TensorFlow nor any engine is included here, so that a runtime library links without TensorFlow
+//   * Neither TensorFlow nor any engine is included here, so that a runtime library links without
+//   TensorFlow
 //     and the op library links without any engine.
-//   * Both sides are compiled by the same compiler from the same sources (tf_opt/ops/build.py keys its cache by
-//     them), therefore C++ types may cross. kInterfaceVersion catches a library that was copied by hand.
+//   * Both sides are compiled by the same compiler from the same sources (tf_opt/ops/build.py keys
+//   its cache by
+//     them), therefore C++ types may cross. kInterfaceVersion catches a library that was copied by
+//     hand.
 
 #ifndef TF_OPT_OPS_RUNTIME_H_
 #define TF_OPT_OPS_RUNTIME_H_
@@ -23,16 +26,18 @@ namespace tf_opt {
 
 inline constexpr int kInterfaceVersion = 1;
 
-// Name of the function that each runtime library exports: `Runtime* TfOptCreateRuntime(int interface_version)`.
+// Name of the function that each runtime library exports: `Runtime* TfOptCreateRuntime(int
+// interface_version)`.
 inline constexpr char kCreateRuntimeSymbol[] = "TfOptCreateRuntime";
 
 enum class Code {
   kOk,
   kUnsupportedShape,  // The engine cannot run these shapes; the original TensorFlow nodes can.
   kNotFound,          // A runtime that no one registered.
-  kUnavailable,       // The runtime is known, but cannot be used here (package missing, library does not load).
-  kCorrupt,           // The stored engine is damaged.
-  kOtherVersion,      // The stored engine was written in a layout that this build does not read.
+  kUnavailable,  // The runtime is known, but cannot be used here (package missing, library does not
+                 // load).
+  kCorrupt,      // The stored engine is damaged.
+  kOtherVersion,  // The stored engine was written in a layout that this build does not read.
   kError,
 };
 
@@ -55,15 +60,18 @@ struct TensorView {
   size_t bytes = 0;
 };
 
-// What happened to one segment; shared by all kernels of that segment in the process, written without a lock.
+// What happened to one segment; shared by all kernels of that segment in the process, written
+// without a lock.
 struct Statistics {
   std::atomic<int64_t> loads{0};
   std::atomic<int64_t> load_failures{0};
   std::atomic<int64_t> runs{0};  // Runs by the engine; runs by the fallback are not among them.
   std::atomic<int64_t> fallback_runs{0};
-  std::atomic<int64_t> copied_bytes{0};  // Bytes of inputs, outputs or weights copied between TensorFlow and engine.
+  std::atomic<int64_t> copied_bytes{
+      0};  // Bytes of inputs, outputs or weights copied between TensorFlow and engine.
   std::atomic<int64_t> concurrent_peak{0};
-  std::atomic<int64_t> concurrent_runs{0};  // Runs served by the engine's variant for concurrent callers.
+  std::atomic<int64_t> concurrent_runs{
+      0};  // Runs served by the engine's variant for concurrent callers.
   std::atomic<int64_t> specialized_runs{0};
   std::atomic<int64_t> specialized_kept{0};
   std::atomic<int64_t> specialized_rejected{0};
@@ -75,12 +83,15 @@ class OutputAllocator {
  public:
   virtual ~OutputAllocator() = default;
 
-  // TensorFlow's own memory for output `index`, for an engine that knows the shape before it writes.
+  // TensorFlow's own memory for output `index`, for an engine that knows the shape before it
+  // writes.
   virtual Status Allocate(int index, int dtype, const Dims& dims, void** data) = 0;
 
-  // Memory of the engine becomes output `index` as it is. `owner` is released once TensorFlow has no use for the
-  // tensor any more, which may be long after the engine is gone; the memory may be written to until then.
-  virtual Status Adopt(int index, int dtype, const Dims& dims, void* data, std::shared_ptr<void> owner) = 0;
+  // Memory of the engine becomes output `index` as it is. `owner` is released once TensorFlow has
+  // no use for the tensor any more, which may be long after the engine is gone; the memory may be
+  // written to until then.
+  virtual Status Adopt(int index, int dtype, const Dims& dims, void* data,
+                       std::shared_ptr<void> owner) = 0;
 };
 
 class Engine {
@@ -93,8 +104,8 @@ class Engine {
 
 struct EngineDefinition {
   std::string segment_name;
-  std::string_view header;   // JSON
-  std::string_view payload;  // Valid during Runtime::Load only.
+  std::string_view header;          // JSON
+  std::string_view payload;         // Valid during Runtime::Load only.
   std::vector<TensorView> weights;  // Valid as long as the engine lives.
   int output_count = 0;
   int threads = 1;

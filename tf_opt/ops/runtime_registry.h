@@ -1,5 +1,5 @@
-// Runtimes by name. Only a name that was registered in this process can be loaded: an engine blob cannot make the op
-// open a library of its own choice.
+// Runtimes by name. Only a name that was registered in this process can be loaded: an engine blob
+// cannot make the op open a library of its own choice.
 
 #ifndef TF_OPT_OPS_RUNTIME_REGISTRY_H_
 #define TF_OPT_OPS_RUNTIME_REGISTRY_H_

@@ -1,7 +1,8 @@
-// Decides which input shapes get an engine of their own: those that come often, and for which the engine compiled for
-// just these shapes is measured to be faster than the one for all shapes.
+// Decides which input shapes get an engine of their own: those that come often, and for which the
+// engine compiled for just these shapes is measured to be faster than the one for all shapes.
 //
-// Each shape goes counting -> compiling -> measuring -> kept or rejected. A kept one that is evicted starts again.
+// Each shape goes counting -> compiling -> measuring -> kept or rejected. A kept one that is
+// evicted starts again.
 
 #ifndef TF_OPT_OPS_SPECIALIZER_H_
 #define TF_OPT_OPS_SPECIALIZER_H_
@@ -23,18 +24,21 @@ class Specializer {
 
   struct Choice {
     std::shared_ptr<Variant> variant;  // Empty: use the engine for all shapes.
-    bool compile = false;              // The caller has to start the compilation, then call Compiled().
-    bool measure = false;              // The caller has to time the call, then call Measured().
+    bool compile = false;  // The caller has to start the compilation, then call Compiled().
+    bool measure = false;  // The caller has to time the call, then call Measured().
   };
 
   Specializer(int specialize_after, int maximum_cached_engines, Statistics* statistics)
-      : specialize_after_(specialize_after), maximum_(maximum_cached_engines), statistics_(statistics) {}
+      : specialize_after_(specialize_after),
+        maximum_(maximum_cached_engines),
+        statistics_(statistics) {}
 
   bool enabled() const { return specialize_after_ > 0 && maximum_ > 0; }
 
   // For a call that runs alone; others would be measured wrongly.
   Choice Choose(const Key& key) {
-    std::shared_ptr<Variant> evicted;  // Destroyed after the lock is released: freeing an engine takes milliseconds.
+    std::shared_ptr<Variant>
+        evicted;  // Destroyed after the lock is released: freeing an engine takes milliseconds.
     std::lock_guard<std::mutex> lock(mutex_);
     Entry& entry = EntryOf(key);
     entry.last_use = ++clock_;
@@ -55,7 +59,8 @@ class Specializer {
     return {};
   }
 
-  // `variant` is empty where the compilation failed: the shape stays with the engine for all shapes.
+  // `variant` is empty where the compilation failed: the shape stays with the engine for all
+  // shapes.
   void Compiled(const Key& key, std::shared_ptr<Variant> variant) {
     std::lock_guard<std::mutex> lock(mutex_);
     Entry& entry = EntryOf(key);
@@ -70,7 +75,8 @@ class Specializer {
     Entry& entry = EntryOf(key);
     if (entry.state != State::kMeasuring) return;
     (specialized ? entry.specialized_seconds : entry.general_seconds).push_back(seconds);
-    if (entry.specialized_seconds.size() < kSamples || entry.general_seconds.size() < kSamples) return;
+    if (entry.specialized_seconds.size() < kSamples || entry.general_seconds.size() < kSamples)
+      return;
     if (Median(entry.specialized_seconds) < kKeepBelow * Median(entry.general_seconds)) {
       entry.state = State::kKept;
       ++statistics_->specialized_kept;
@@ -95,9 +101,11 @@ class Specializer {
     std::vector<double> specialized_seconds, general_seconds;
   };
 
-  static constexpr size_t kSamples = 11;  // The first of each warms up; the median takes care of it.
+  static constexpr size_t kSamples =
+      11;  // The first of each warms up; the median takes care of it.
   static constexpr double kKeepBelow = 0.98;  // Less than 2% is noise, and not worth the memory.
-  static constexpr size_t kMaximumEntries = 4096;  // Bounds what a stream of ever new shapes leaves behind.
+  static constexpr size_t kMaximumEntries =
+      4096;  // Bounds what a stream of ever new shapes leaves behind.
 
   static double Median(std::vector<double> values) {
     std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
@@ -125,12 +133,14 @@ class Specializer {
     auto oldest = entries_.end();
     for (auto entry = entries_.begin(); entry != entries_.end(); ++entry) {
       if (!wanted(entry->second.state)) continue;
-      if (oldest == entries_.end() || entry->second.last_use < oldest->second.last_use) oldest = entry;
+      if (oldest == entries_.end() || entry->second.last_use < oldest->second.last_use)
+        oldest = entry;
     }
     return oldest;
   }
 
-  // Makes sure that one more engine may be compiled; false where all places are taken by shapes in work.
+  // Makes sure that one more engine may be compiled; false where all places are taken by shapes in
+  // work.
   bool MakeRoom(std::shared_ptr<Variant>* evicted) {
     int64_t taken = 0;
     for (const auto& item : entries_) {

@@ -10,7 +10,7 @@ namespace {
 
 struct Counter {
   const char* name;
-  std::atomic<int64_t> Statistics::*value;
+  std::atomic<int64_t> Statistics::* value;
 };
 
 constexpr Counter kCounters[] = {
@@ -33,7 +33,8 @@ std::mutex& Mutex() {
 }
 
 std::map<std::string, Statistics>& Segments() {
-  static auto* segments = new std::map<std::string, Statistics>;  // A map, because its nodes never move.
+  static auto* segments =
+      new std::map<std::string, Statistics>;  // A map, because its nodes never move.
   return *segments;
 }
 
@@ -68,8 +69,8 @@ void RaiseTo(std::atomic<int64_t>* maximum, int64_t value) {
 
 }  // namespace tf_opt
 
-// Writes a JSON object {segment: {counter: value}} with a final zero byte; returns the bytes needed, and writes nothing
-// where `size` is smaller than that.
+// Writes a JSON object {segment: {counter: value}} with a final zero byte; returns the bytes
+// needed, and writes nothing where `size` is smaller than that.
 TF_OPT_EXPORT uint64_t TfOptStatistics(char* buffer, uint64_t size) {
   std::string json = "{";
   {

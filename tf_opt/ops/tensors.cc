@@ -68,7 +68,8 @@ TensorView ViewOf(const Tensor& tensor) {
 }
 
 EngineOutputs::EngineOutputs(tensorflow::OpKernelContext* context,
-                             const std::vector<tensorflow::PartialTensorShape>& shapes, Statistics* statistics)
+                             const std::vector<tensorflow::PartialTensorShape>& shapes,
+                             Statistics* statistics)
     : context_(context),
       shapes_(shapes),
       statistics_(statistics),
@@ -83,13 +84,14 @@ Status EngineOutputs::Check(int index, int dtype, const Dims& dims, TensorShape*
   const DataType expected = context_->expected_output_dtype(index);
   if (static_cast<DataType>(dtype) != expected) {
     return Status::Error("the engine gave output " + std::to_string(index) + " dtype " +
-                         tensorflow::DataTypeString(static_cast<DataType>(dtype)) + ", the node's is " +
-                         tensorflow::DataTypeString(expected));
+                         tensorflow::DataTypeString(static_cast<DataType>(dtype)) +
+                         ", the node's is " + tensorflow::DataTypeString(expected));
   }
   const absl::Status valid = tensorflow::TensorShapeUtils::MakeShape(dims, shape);
   if (!valid.ok() || !shapes_[index].IsCompatibleWith(*shape)) {
-    return Status::Error("the engine gave output " + std::to_string(index) + " shape " + Text(dims) +
-                         ", the node's attribute output_shapes says " + shapes_[index].DebugString());
+    return Status::Error("the engine gave output " + std::to_string(index) + " shape " +
+                         Text(dims) + ", the node's attribute output_shapes says " +
+                         shapes_[index].DebugString());
   }
   return Status::Ok();
 }
@@ -97,20 +99,22 @@ Status EngineOutputs::Check(int index, int dtype, const Dims& dims, TensorShape*
 Status EngineOutputs::Allocate(int index, int dtype, const Dims& dims, void** data) {
   TensorShape shape;
   if (Status status = Check(index, dtype, dims, &shape); !status.ok()) return status;
-  const absl::Status allocated = context_->allocate_temp(static_cast<DataType>(dtype), shape, &outputs_[index],
-                                                         context_->output_alloc_attr(index));
+  const absl::Status allocated = context_->allocate_temp(
+      static_cast<DataType>(dtype), shape, &outputs_[index], context_->output_alloc_attr(index));
   if (!allocated.ok()) return Status::Error(std::string(allocated.message()));
   present_[index] = true;
   *data = outputs_[index].data();
   return Status::Ok();
 }
 
-Status EngineOutputs::Adopt(int index, int dtype, const Dims& dims, void* data, std::shared_ptr<void> owner) {
+Status EngineOutputs::Adopt(int index, int dtype, const Dims& dims, void* data,
+                            std::shared_ptr<void> owner) {
   TensorShape shape;
   if (Status status = Check(index, dtype, dims, &shape); !status.ok()) return status;
-  const size_t bytes = shape.num_elements() * tensorflow::DataTypeSize(static_cast<DataType>(dtype));
-  // Eigen's kernels downstream load with aligned instructions: memory that is less aligned than TensorFlow's own must
-  // be copied.
+  const size_t bytes =
+      shape.num_elements() * tensorflow::DataTypeSize(static_cast<DataType>(dtype));
+  // Eigen's kernels downstream load with aligned instructions: memory that is less aligned than
+  // TensorFlow's own must be copied.
   const bool aligned = reinterpret_cast<uintptr_t>(data) % EIGEN_MAX_ALIGN_BYTES == 0;
   if (bytes == 0 || !aligned) {
     void* own = nullptr;

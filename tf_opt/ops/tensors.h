@@ -20,15 +20,16 @@ absl::Status ToTensorFlow(const Status& status);
 
 TensorView ViewOf(const tensorflow::Tensor& tensor);
 
-// Collects the outputs of one call. They reach the context only by Publish(): a call that fails half way leaves nothing
-// behind that the fallback would have to overwrite.
+// Collects the outputs of one call. They reach the context only by Publish(): a call that fails
+// half way leaves nothing behind that the fallback would have to overwrite.
 class EngineOutputs : public OutputAllocator {
  public:
-  EngineOutputs(tensorflow::OpKernelContext* context, const std::vector<tensorflow::PartialTensorShape>& shapes,
-                Statistics* statistics);
+  EngineOutputs(tensorflow::OpKernelContext* context,
+                const std::vector<tensorflow::PartialTensorShape>& shapes, Statistics* statistics);
 
   Status Allocate(int index, int dtype, const Dims& dims, void** data) override;
-  Status Adopt(int index, int dtype, const Dims& dims, void* data, std::shared_ptr<void> owner) override;
+  Status Adopt(int index, int dtype, const Dims& dims, void* data,
+               std::shared_ptr<void> owner) override;
 
   // Gives the outputs to TensorFlow; an error where the engine left one out.
   Status Publish();

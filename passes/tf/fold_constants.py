@@ -1,0 +1,97 @@
+"""Evaluates what depends on constants alone, through TensorFlow's own optimizer."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, ClassVar
+
+from tensorflow.core.framework.graph_pb2 import GraphDef
+from tensorflow.core.protobuf.config_pb2 import ConfigProto
+from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef
+from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
+from tensorflow.python.framework import errors_impl
+from tensorflow.python.grappler import cluster as grappler_cluster
+from tensorflow.python.grappler import tf_optimizer
+
+from tf_opt.errors import PassError
+from tf_opt.passes.tf.pass_base import Border, GraphPass, PassResult
+
+# Everything that Grappler turns on by default and that could rename, fuse, re-layout or reorder nodes.
+_OFF = (
+    "layout_optimizer",
+    "shape_optimization",
+    "remapping",
+    "common_subgraph_elimination",
+    "arithmetic_optimization",
+    "dependency_optimization",
+    "loop_optimization",
+    "function_optimization",
+    "debug_stripper",
+    "scoped_allocator_optimization",
+    "implementation_selector",
+    "pin_to_host_optimization",
+    "auto_mixed_precision",
+    "auto_mixed_precision_onednn_bfloat16",
+    "use_plugin_optimizers",
+)
+
+_CLUSTER_LOCK = threading.Lock()  # a process can have one Grappler cluster at a time
+
+
+class FoldConstants(GraphPass):
+    """Runs Grappler with constant folding and nothing else.
+
+    Weights are Placeholders here, so nothing that depends on them is evaluated, and no large constant comes to be:
+    Grappler itself refuses to write a constant of more than 100 kB that is larger than what it was computed from.
+
+    Before:
+        Mul(x, Sqrt(Const 16.0))
+    After:
+        Mul(x, Const 4.0)
+    """
+
+    name: ClassVar[str] = "fold_constants"
+
+    def run(self, graph_def: GraphDef, border: Border) -> PassResult:
+        """See `GraphPass.run`.
+
+        Raises:
+            PassError: Grappler refused the graph, or lost a node of the border.
+        """
+        meta_graph = MetaGraphDef(graph_def=graph_def)
+        # Grappler takes what stands in this collection for what is fetched.
+        fetched = meta_graph.collection_def["train_op"].node_list.value
+        fetched.extend(sorted(border.nodes))
+        before = graph_def.SerializeToString(deterministic=True)
+        optimized = _optimize(meta_graph)
+        if optimized.SerializeToString(deterministic=True) == before:
+            return PassResult(graph_def, changed=False)
+        old = {node.name: node for node in graph_def.node}
+        changes = sum(1 for node in optimized.node if node.name not in old or node != old[node.name])
+        return PassResult(optimized, changed=True, changes=changes + max(len(old) - len(optimized.node), 0))
+
+
+def _optimize(meta_graph: MetaGraphDef) -> Any:
+    config = ConfigProto()
+    config.device_count["CPU"] = 1
+    config.device_count["GPU"] = 0
+    rewrites = config.graph_options.rewrite_options
+    for optimizer in _OFF:
+        setattr(rewrites, optimizer, RewriterConfig.OFF)
+    rewrites.constant_folding = RewriterConfig.ON
+    rewrites.memory_optimization = RewriterConfig.NO_MEM_OPT
+    rewrites.disable_model_pruning = True  # pruning would take away placeholders that nothing reads
+    rewrites.meta_optimizer_iterations = RewriterConfig.ONE
+    rewrites.min_graph_nodes = -1  # by default graphs of fewer than 4 nodes are skipped
+    rewrites.fail_on_optimizer_errors = True
+    with _CLUSTER_LOCK:
+        cluster = grappler_cluster.Cluster()
+        try:
+            return tf_optimizer.OptimizeGraph(config, meta_graph, verbose=False, cluster=cluster)
+        except (errors_impl.OpError, ValueError, RuntimeError) as error:
+            raise PassError(
+                f"Grappler could not fold the constants of the graph: {error} Check that the graph can be imported, "
+                "or leave out the pass 'fold_constants'."
+            ) from error
+        finally:
+            cluster.Shutdown()
