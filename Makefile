@@ -72,7 +72,7 @@ $(installed): pyproject.toml setup.py constraints.txt Makefile
 	    if "$$candidate" -c '$(usable)' >/dev/null 2>&1; then found=$$candidate; break; fi; \
 	  done; \
 	  if [ -z "$$found" ]; then \
-	    echo "error: $(or $(PYTHON),no python3) can not make an environment; Python 3.10 to 3.13 with venv is needed." >&2; \
+	    echo "error: $(or $(PYTHON),python3) cannot make an environment: Python 3.10 to 3.13 with its module venv is needed." >&2; \
 	    echo "       On Debian and Ubuntu: apt-get install python3 python3-venv" >&2; \
 	    echo "       Another interpreter:  make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; \
 	    exit 1; \

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
+import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import graph_pb2
 from tensorflow.core.protobuf import config_pb2
@@ -20,7 +21,7 @@ from tensorflow.python.grappler import tf_optimizer
 
 from tf_opt.errors import FreezeError
 from tf_opt.freeze_cleanup import clean_graph
-from tf_opt.freeze_weights import WeightType, convert_captures
+from tf_opt.freeze_weights import REFERENCE_VARIABLE_OPS, WeightType, convert_captures
 from tf_opt.frozen_graph import FrozenGraph
 from tf_opt.graph_checks import check_graph, describe_tensor
 from tf_opt.tensor_info import node_name
@@ -73,7 +74,7 @@ def _freeze(concrete: ConcreteFunction, inputs: Sequence[Any], outputs: Sequence
     graph_def = _inline(concrete, [tensor.name for tensor in (*inputs, *(tensor for _, tensor in outputs))])
     captures = _captures(concrete, graph_def)
     convert_captures(graph_def, {name: _weight_type(value) for name, value in captures.items()})
-    input_infos = tuple(describe_tensor(tensor, key) for tensor, key in zip(inputs, _input_keys(inputs), strict=True))
+    input_infos = tuple(describe_tensor(tensor, key) for tensor, key in zip(inputs, _input_keys(concrete, inputs), strict=True))
     output_infos = tuple(describe_tensor(tensor, key) for key, tensor in outputs)
     graph_def = clean_graph(
         graph_def, [node_name(info.name) for info in input_infos], [info.name for info in output_infos]
@@ -133,7 +134,10 @@ def _refuse_composites(concrete: ConcreteFunction) -> None:
 def _flatten_outputs(concrete: ConcreteFunction) -> Iterator[tuple[str, Any]]:
     """Yields (key, tensor) of what the function returns, in TensorFlow's order: mappings sorted by their keys."""
     taken: set[str] = set()
-    for path, leaf in _leaves(concrete.structured_outputs, ()):
+    paths = list(_leaves(concrete.structured_outputs, ()))
+    if len(paths) != len(concrete.outputs):  # A function of a TensorFlow 1 graph may have no structure.
+        paths = [(str(index),) for index in range(len(concrete.outputs))]
+    for path, leaf in zip(paths, concrete.outputs, strict=True):
         key = "_".join(path) if path and not path[0].isdigit() else "_".join(("output", *(path or ("0",))))
         while key in taken:  # {"a": [x], "a_0": y} gives "a_0" twice.
             key += "_"
@@ -141,7 +145,8 @@ def _flatten_outputs(concrete: ConcreteFunction) -> Iterator[tuple[str, Any]]:
         yield key, leaf
 
 
-def _leaves(structure: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+def _leaves(structure: Any, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """Yields the path of each tensor of a structure, or of each TensorSpec, which loaded functions have instead."""
     if isinstance(structure, Mapping):
         for key in sorted(structure):
             yield from _leaves(structure[key], (*path, str(key)))
@@ -151,12 +156,17 @@ def _leaves(structure: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, 
     elif isinstance(structure, (list, tuple)):
         for index, item in enumerate(structure):
             yield from _leaves(item, (*path, str(index)))
-    elif tf.is_tensor(structure):
-        yield path, structure
+    elif tf.is_tensor(structure) or isinstance(structure, tf.TypeSpec):
+        yield path
 
 
-def _input_keys(inputs: Sequence[Any]) -> list[str]:
-    """Returns what users call the inputs: the names that were asked for, where these are unique."""
+def _input_keys(concrete: ConcreteFunction, inputs: Sequence[Any]) -> list[str]:
+    """Returns what users call the inputs: the keys of a signature, or the names that were asked for, where unique."""
+    signature = concrete.structured_input_signature
+    named = signature[1] if signature is not None and not signature[0] else {}
+    if len(named) == len(inputs) and all(isinstance(spec, tf.TensorSpec) for spec in named.values()):
+        # Signatures take keywords alone, in the order of their keys; the placeholders of old ones are named otherwise.
+        return sorted(named)
     keys = []
     for tensor in inputs:
         try:
@@ -215,6 +225,11 @@ def _captures(concrete: ConcreteFunction, graph_def: graph_pb2.GraphDef) -> Capt
                 )
             captures[name] = external
         # Tables stay placeholders of dtype resource: they are refused later, and only where an output needs them.
+    for node in graph_def.node:
+        if node.op in REFERENCE_VARIABLE_OPS and hasattr(concrete, "prune"):
+            with concrete.graph.as_default():
+                read = tf.identity(concrete.graph.get_tensor_by_name(f"{node.name}:0"))
+            captures[node.name] = concrete.prune([], [read])()[0]
     return captures
 
 
@@ -245,21 +260,30 @@ def _fill(graph_def: graph_pb2.GraphDef, captures: Mapping[str, Any]) -> None:
     for node in graph_def.node:
         if not is_weight(node):
             continue
-        try:
-            value = captures[node.name].numpy()
-        except tf.errors.FailedPreconditionError as error:
-            raise FreezeError(
-                f"The variable behind {node.name!r} has no value yet. Build and load the model before freezing it."
-            ) from error
+        value = np.asarray(_read(captures[node.name], node.name))
+        shape = tuple(size.size for size in node.attr["shape"].shape.dim)
+        if value.shape != shape:  # TensorFlow reads an empty array where a variable has no value.
+            raise _no_value(node.name)
         dtype = node.attr["dtype"].type
         node.op = "Const"
         node.ClearField("attr")
         node.attr["dtype"].type = dtype
         tensor = node.attr["value"].tensor
-        if getattr(value, "nbytes", 0) and dtype != tf.string.as_datatype_enum:
+        if value.nbytes and dtype != tf.string.as_datatype_enum:
             tensor.dtype = dtype
             for size in value.shape:
                 tensor.tensor_shape.dim.add(size=size)
             tensor.tensor_content = value.tobytes()
         else:
             tensor.CopyFrom(tf.make_tensor_proto(value, dtype=dtype))
+
+
+def _read(value: Any, name: str) -> Any:
+    try:
+        return value.numpy()
+    except tf.errors.FailedPreconditionError as error:
+        raise _no_value(name) from error
+
+
+def _no_value(name: str) -> FreezeError:
+    return FreezeError(f"The variable behind {name!r} has no value yet. Build and load the model before freezing it.")

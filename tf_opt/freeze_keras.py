@@ -123,8 +123,9 @@ def _is_single(spec: Any) -> bool:
 
 
 def _spec(name: str, spec: TensorSpecLike) -> tf.TensorSpec:
-    if isinstance(spec, tf.TypeSpec) and not isinstance(spec, tf.TensorSpec):
-        return spec  # Composite; refused by name further on.
+    kind = getattr(spec, "type_spec", spec)  # tf-keras describes its symbolic tensors by one.
+    if isinstance(kind, tf.TypeSpec) and not isinstance(kind, tf.TensorSpec):
+        return kind  # Composite; refused by name further on.
     if getattr(spec, "sparse", False) is True or getattr(spec, "ragged", False) is True:
         raise FreezeError(
             f"The input {name!r} is a composite tensor (sparse or ragged), which a frozen graph cannot feed. Let the "

@@ -24,6 +24,9 @@ from tf_opt.weights import WEIGHT_ATTRIBUTE
 Nodes: TypeAlias = Any
 """A repeated NodeDef field: of a GraphDef or of a FunctionDef."""
 
+REFERENCE_VARIABLE_OPS = frozenset({"Variable", "VariableV2"})
+"""TensorFlow 1's variables: nodes that own their value, instead of captured resources."""
+
 _PASS_THROUGH_OPS = frozenset({"Identity", "Enter", "Exit", "NextIteration", "StopGradient", "PreventGradient"})
 """Ops with one type attribute "T" whose output 0 is their input 0."""
 
@@ -61,20 +64,25 @@ def convert_captures(graph_def: graph_pb2.GraphDef, weights: Mapping[str, Weight
 
     Args:
         graph_def: A light graph, whose variables are placeholders of dtype resource.
-        weights: Node names of captured placeholders, and what each becomes.
+        weights: Node names of captured placeholders and of reference variables, and what each becomes.
 
     Raises:
         FreezeError: The graph writes to a variable, or passes it to an op that takes no plain value.
     """
+    resources = {}
     for node in graph_def.node:
         if node.name in weights:
             weight = weights[node.name]
+            # The consumers of a reference variable take values as they do references; those of a resource must follow.
+            if node.op not in REFERENCE_VARIABLE_OPS and node.attr["dtype"].type == tf.resource.as_datatype_enum:
+                resources[f"{node.name}:0"] = weight
+            node.op = "Placeholder"
             node.ClearField("attr")
             node.attr["dtype"].type = weight.dtype
             node.attr["shape"].shape.CopyFrom(weight.shape_proto())
             node.attr[WEIGHT_ATTRIBUTE].b = True
     converter = _Converter(graph_def.library)
-    converter.convert(graph_def.node, {f"{name}:0": weight for name, weight in weights.items()}, in_function=False)
+    converter.convert(graph_def.node, resources, in_function=False)
 
 
 class _Converter:

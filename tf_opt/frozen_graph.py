@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from google.protobuf import text_format
@@ -17,7 +17,8 @@ from tf_opt.tensor_info import TensorInfo, tensor_name
 from tf_opt.weights import detach_weights
 
 
-@dataclass(frozen=True, kw_only=True)
+# Compared by identity: comparing weights byte by byte is never what a caller wants, and so a graph can be a cache's key.
+@dataclass(frozen=True, kw_only=True, eq=False)
 class FrozenGraph:
     """A GraphDef that holds its weights as constants, and the tensors by which a user feeds and fetches it.
 
@@ -27,7 +28,7 @@ class FrozenGraph:
         outputs: The tensors to fetch, in the model's order.
     """
 
-    graph_def: graph_pb2.GraphDef
+    graph_def: graph_pb2.GraphDef = field(repr=False)  # Text of all the weights would take minutes.
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
 

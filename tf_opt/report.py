@@ -205,15 +205,21 @@ class OptimizationReport:
         return Group(*parts)
 
     def _segment_table(self) -> Table:
-        table = Table("segment", "nodes", "inputs", "outputs", "weights", "runs as", "error", "ratio", title="Segments")
+        table = Table(title="Segments")
+        table.add_column("segment", no_wrap=True)
+        for name in ("nodes", "inputs", "outputs", "weights"):
+            table.add_column(name, justify="right")
+        table.add_column("runs as", overflow="fold")
+        for name in ("error", "ratio"):
+            table.add_column(name, justify="right")
         for segment in self.segments:
             table.add_row(
                 segment.name,
                 str(segment.node_count),
-                "\n".join(segment.inputs),
-                "\n".join(segment.outputs),
+                str(len(segment.inputs)),
+                str(len(segment.outputs)),
                 f"{segment.weight_bytes / 2**20:.1f} MiB",
-                segment.library if segment.adopted else f"TensorFlow: {segment.reason or 'not built'}",
+                segment.library if segment.adopted else f"TensorFlow: {segment.reason or 'nothing was built'}",
                 "" if segment.maximum_error is None else f"{segment.maximum_error:.2g}",
                 "" if segment.measurement is None else f"{segment.measurement.ratio:.2f}",
             )

@@ -153,7 +153,7 @@ def run(
 
 
 class _RunnerCache:
-    """The runners of `run`, least recently used first. A graph is known by its identity, as it is not hashable."""
+    """The runners of `run`, least recently used first. Graphs are known by their identity."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -30,11 +30,11 @@ from __future__ import annotations
 import graphlib
 from typing import NamedTuple, TypeAlias
 
+from tf_opt.errors import InvalidGraphError
 from tf_opt.passes.tf.graph_view import NEXT_ITERATION_OPS, GraphView, InputRef
 
-from tf_opt.errors import InvalidGraphError
-
 SWITCH_OPS = frozenset({"Switch", "RefSwitch", "_SwitchN"})
+PASSING_OPS = frozenset({"Identity", "Switch"})
 MERGE_OPS = frozenset({"Merge", "RefMerge", "_XlaMerge"})
 ENTER_OPS = frozenset({"Enter", "RefEnter"})
 EXIT_OPS = frozenset({"Exit", "RefExit"})
@@ -51,7 +51,7 @@ class Atom(NamedTuple):
     Attributes:
         kind: "switch" (a predicate sends to a port), "first" (the first iteration of a loop), or "loop", "merge",
             "exit", "trigger" (alive when that node is).
-        name: The predicate's tensor for "switch"; else the node or frame.
+        name: The tensor that the predicate's value comes from for "switch"; else the node or frame.
         port: The output of the Switch; the number of the class for "loop"; else 0.
     """
 
@@ -192,8 +192,18 @@ class _LivenessAnalysis:
         liveness = self._liveness[reference.node]
         if reference.is_control or self._view.op(reference.node) not in SWITCH_OPS:
             return liveness
-        predicate = self._view.data_inputs(reference.node)[1]
+        predicate = self._origin(self._view.data_inputs(reference.node)[1])
         return liveness | {Atom("switch", predicate.tensor_name, reference.output_index)}
+
+    def _origin(self, reference: InputRef) -> InputRef:
+        """The tensor whose value a chain of Identity and Switch passes on.
+
+        `tf.cond` hands its predicate to some Switches as it is and to others through an Identity, and to those of an
+        inner cond through a Switch of the outer one. All of them decide alike.
+        """
+        while self._view.op(reference.node) in PASSING_OPS:
+            reference = self._view.data_inputs(reference.node)[0]
+        return reference
 
     def _of_node(self, name: str) -> Liveness:
         op = self._view.op(name)

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from tensorflow.core.framework.node_def_pb2 import NodeDef
+
+from tf_opt.errors import InvalidOptionError, UnknownOpError
 from tf_opt.passes.tf.control_flow import FRAME_OPS, SWITCH_OPS
 from tf_opt.passes.tf.graph_view import GraphView
 from tf_opt.passes.tf.tensor_types import op_definition
-
-from tf_opt.errors import InvalidOptionError, UnknownOpError
 from tf_opt.tensor_info import TensorInfo
 
 SupportCheck: TypeAlias = Callable[[NodeDef, tuple[TensorInfo, ...], tuple[TensorInfo, ...]], "str | None"]
@@ -204,11 +204,7 @@ def _pivot(view: GraphView, node: NodeDef) -> tuple[RefusalCategory, str] | None
     A weight of the body stays a node and waits for the pivot. With the pivot in a segment, that segment could not read
     the weight, and the body would fall into two.
     """
-    if (
-        node.op == "Identity"
-        and view.control_consumers(node.name)
-        and view.input_node(node.name, 0).op in SWITCH_OPS
-    ):
+    if node.op == "Identity" and view.control_consumers(node.name) and view.input_node(node.name, 0).op in SWITCH_OPS:
         return RefusalCategory.CONTROL_FLOW, "it is what the constants of a loop body or branch wait for"
     return None
 

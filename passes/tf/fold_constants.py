@@ -14,6 +14,7 @@ from tensorflow.python.grappler import cluster as grappler_cluster
 from tensorflow.python.grappler import tf_optimizer
 
 from tf_opt.errors import PassError
+from tf_opt.passes.tf.node_defs import structure_key
 from tf_opt.passes.tf.pass_base import Border, GraphPass, PassResult
 
 # Everything that Grappler turns on by default and that could rename, fuse, re-layout or reorder nodes.
@@ -62,13 +63,20 @@ class FoldConstants(GraphPass):
         # Grappler takes what stands in this collection for what is fetched.
         fetched = meta_graph.collection_def["train_op"].node_list.value
         fetched.extend(sorted(border.nodes))
-        before = graph_def.SerializeToString(deterministic=True)
         optimized = _optimize(meta_graph)
-        if optimized.SerializeToString(deterministic=True) == before:
-            return PassResult(graph_def, changed=False)
         old = {node.name: node for node in graph_def.node}
-        changes = sum(1 for node in optimized.node if node.name not in old or node != old[node.name])
-        return PassResult(optimized, changed=True, changes=changes + max(len(old) - len(optimized.node), 0))
+        result = GraphDef(versions=graph_def.versions, library=optimized.library)
+        changes = 0
+        for node in optimized.node:
+            before = old.get(node.name)
+            # Grappler encodes constants anew and notes types even where it folds nothing.
+            if before is not None and structure_key(node) == structure_key(before):
+                result.node.add().CopyFrom(before)
+            else:
+                result.node.add().CopyFrom(node)
+                changes += 1
+        changes += len(old.keys() - {node.name for node in result.node})
+        return PassResult(result, changed=True, changes=changes) if changes else PassResult(graph_def, changed=False)
 
 
 def _optimize(meta_graph: MetaGraphDef) -> Any:

@@ -74,6 +74,13 @@ class GraphEditor:
         self._before.setdefault(before, []).append(node.name)
         return str(node.name)
 
+    def discard(self, name: str) -> None:
+        """Takes back a node that `add` added."""
+        del self._added[name]
+        for names in self._before.values():
+            if name in names:
+                names.remove(name)
+
     def redirect(self, old: str, new: str) -> None:
         """Lets every data consumer of tensor `old` read tensor `new` instead; fetches are not affected."""
         self._redirects[parse_input(old)] = parse_input(new)

@@ -89,6 +89,20 @@ def structure_key(node: NodeDef, inputs: Sequence[str] | None = None) -> tuple[o
         inputs: Its inputs, where they are to be seen as others than those of the NodeDef.
     """
     attributes = tuple(
-        (key, node.attr[key].SerializeToString(deterministic=True)) for key in sorted(node.attr) if key not in _NOTES
+        (key, _constant_key(node) if key == "value" and node.op == "Const" else _attribute_key(node, key))
+        for key in sorted(node.attr)
+        if key not in _NOTES
     )
     return (node.op, node.device, tuple(node.input if inputs is None else inputs), attributes)
+
+
+def _attribute_key(node: NodeDef, key: str) -> bytes:
+    return bytes(node.attr[key].SerializeToString(deterministic=True))
+
+
+def _constant_key(node: NodeDef) -> object:
+    """Returns a key of a Const's value: one array has several encodings as a TensorProto."""
+    array = constant_value(node)
+    if array is None or array.dtype.hasobject:
+        return _attribute_key(node, "value")
+    return array.shape, array.dtype.str, array.tobytes()

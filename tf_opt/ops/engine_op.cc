@@ -184,6 +184,7 @@ class EngineOp : public AsyncOpKernel {
     definition.maximum_cached_engines = maximum_cached_engines_;
     definition.specialize_after = specialize_after_;
     definition.statistics = statistics_;
+    definition.warn = [](const std::string& message) { LOG(WARNING) << message; };
     return runtime->Load(definition, &engine_);
   }
 

@@ -73,10 +73,12 @@ class OpenVinoEngine : public Engine {
         input_of_port_(std::move(input_of_port)),
         precision_(precision),
         threads_(definition.threads),
+        segment_name_(definition.segment_name),
+        warn_(definition.warn),
         statistics_(definition.statistics),
         specializer_(model_->is_dynamic() ? definition.specialize_after : 0,
                      definition.maximum_cached_engines, definition.statistics) {
-    general_ = Compile(model_, 1, false);
+    general_ = Compile(model_, 1);
   }
 
   ~OpenVinoEngine() override { CompileQueue::Get().Cancel(this); }
@@ -91,8 +93,7 @@ class OpenVinoEngine : public Engine {
   }
 
  private:
-  std::shared_ptr<Variant> Compile(const std::shared_ptr<ov::Model>& model, int streams,
-                                   bool in_background) {
+  std::shared_ptr<Variant> Compile(const std::shared_ptr<ov::Model>& model, int streams) {
     ov::AnyMap properties{
         ov::hint::performance_mode(streams == 1 ? ov::hint::PerformanceMode::LATENCY
                                                 : ov::hint::PerformanceMode::THROUGHPUT),
@@ -103,9 +104,14 @@ class OpenVinoEngine : public Engine {
         // The calling thread is TensorFlow's: its affinity is not ours to change.
         ov::hint::enable_cpu_pinning(false),
     };
-    if (in_background) properties.insert(ov::compilation_num_threads(1));
     return std::make_shared<Variant>(Core().compile_model(model, "CPU", properties), input_of_port_,
                                      streams > 1);
+  }
+
+  void Warn(const std::string& what, const std::exception& exception) {
+    ++statistics_->background_failures;
+    warn_("Segment '" + segment_name_ + "': OpenVINO cannot compile " + what +
+          "; the general engine goes on: " + OneLine(exception.what()));
   }
 
   Status RunOverlapping(int64_t running, const std::vector<TensorView>& inputs,
@@ -124,10 +130,11 @@ class OpenVinoEngine : public Engine {
     const int streams = static_cast<int>(std::clamp<int64_t>(running, 2, threads_));
     CompileQueue::Get().Submit(this, [this, streams] {
       try {
-        std::atomic_store(&concurrent_, Compile(model_, streams, true));
-      } catch (const std::exception&) {
+        std::atomic_store(&concurrent_, Compile(model_, streams));
+      } catch (const std::exception& exception) {
         // The general engine goes on serving these calls, one after another; `streams_requested_`
         // stays set, so that this is not tried again and again.
+        Warn("the engine for concurrent callers", exception);
       }
     });
   }
@@ -168,9 +175,10 @@ class OpenVinoEngine : public Engine {
         std::map<size_t, ov::PartialShape> by_port;
         for (size_t port = 0; port < shapes.size(); ++port) by_port[port] = shapes[port];
         model->reshape(by_port);
-        variant = Compile(model, 1, true);
-      } catch (const std::exception&) {
+        variant = Compile(model, 1);
+      } catch (const std::exception& exception) {
         // Remembered as rejected: the general engine serves this shape.
+        Warn("an engine for one shape", exception);
       }
       specializer_.Compiled(key, std::move(variant));
     });
@@ -180,6 +188,8 @@ class OpenVinoEngine : public Engine {
   const std::vector<int> input_of_port_;
   const ov::element::Type precision_;
   const int threads_;
+  const std::string segment_name_;
+  void (*const warn_)(const std::string& message);
   Statistics* const statistics_;
   std::atomic<int64_t> arrivals_{0};
   std::atomic<int64_t> running_{0};

@@ -76,6 +76,7 @@ struct Statistics {
   std::atomic<int64_t> specialized_kept{0};
   std::atomic<int64_t> specialized_rejected{0};
   std::atomic<int64_t> specialized_evicted{0};
+  std::atomic<int64_t> background_failures{0};  // Variants that could not be compiled.
 };
 
 // Where an engine puts its outputs. One object a call; used by one thread.
@@ -111,7 +112,8 @@ struct EngineDefinition {
   int threads = 1;
   int maximum_cached_engines = 16;
   int specialize_after = 0;
-  Statistics* statistics = nullptr;  // Lives as long as the process.
+  Statistics* statistics = nullptr;                    // Lives as long as the process.
+  void (*warn)(const std::string& message) = nullptr;  // TensorFlow's log, from any thread.
 };
 
 class Runtime {

@@ -25,6 +25,7 @@ constexpr Counter kCounters[] = {
     {"specialized_kept", &Statistics::specialized_kept},
     {"specialized_rejected", &Statistics::specialized_rejected},
     {"specialized_evicted", &Statistics::specialized_evicted},
+    {"background_failures", &Statistics::background_failures},
 };
 
 std::mutex& Mutex() {

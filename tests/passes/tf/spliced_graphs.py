@@ -10,11 +10,11 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework.graph_pb2 import GraphDef
 from tensorflow.core.framework.node_def_pb2 import NodeDef
+
 from tf_opt.passes.tf.graph_view import GraphView, parse_input
 from tf_opt.passes.tf.pass_base import Border
 from tf_opt.passes.tf.segment import Segmentation, segment_graph
 from tf_opt.passes.tf.splice import ENGINE_OP, EngineNode, splice_segments
-
 from tf_opt.tensor_info import TensorInfo
 from tf_opt.weights import WeightStore, attach_weights, detach_weights
 
@@ -45,16 +45,18 @@ everything = unless()
 
 def run(graph_def: GraphDef, feeds: Feeds, fetches: Sequence[str]) -> list[np.ndarray[Any, Any]]:
     """Runs a graph as it stands, as far as TensorFlow lets one switch its optimizers off."""
+    return run_each(graph_def, [feeds], fetches)[0]
+
+
+def run_each(graph_def: GraphDef, feeds: Sequence[Feeds], fetches: Sequence[str]) -> list[list[np.ndarray[Any, Any]]]:
+    """Runs a graph on each of several feeds, in one session."""
     config = v1.ConfigProto()
     config.graph_options.optimizer_options.opt_level = -1
     config.graph_options.rewrite_options.disable_meta_optimizer = True
     with tf.Graph().as_default() as graph:
         tf.graph_util.import_graph_def(graph_def, name="")
         with v1.Session(graph=graph, config=config) as session:
-            result: list[np.ndarray[Any, Any]] = session.run(
-                list(fetches), {f"{name}:0": value for name, value in feeds.items()}
-            )
-            return result
+            return [session.run(list(fetches), {f"{name}:0": value for name, value in feed.items()}) for feed in feeds]
 
 
 def engine_nodes(graph_def: GraphDef) -> list[NodeDef]:
@@ -115,8 +117,10 @@ def check_splice(
     assert light.SerializeToString(deterministic=True) == before
     check_structure(light, segmentation, spliced)
     runnable = with_fallback_calls(attach_weights(spliced, _still_there(store, spliced)))
-    for feed in all_feeds:
-        for expected, actual in zip(run(graph_def, feed, outputs), run(runnable, feed, outputs), strict=True):
+    for wanted, got in zip(
+        run_each(graph_def, all_feeds, outputs), run_each(runnable, all_feeds, outputs), strict=True
+    ):
+        for expected, actual in zip(wanted, got, strict=True):
             assert actual.dtype == expected.dtype
             assert actual.shape == expected.shape
             # TensorFlow fuses in functions what it leaves alone outside, so the last bits differ.

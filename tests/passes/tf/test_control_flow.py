@@ -171,10 +171,10 @@ def test_loop_variables_that_continue_differently_are_kept_apart() -> None:
         for name in names:
             enter = tf.raw_ops.Enter(data=x, frame_name="loop", name=f"enter_{name}")
             merges[name], _ = tf.raw_ops.Merge(inputs=[enter, enter], name=f"merge_{name}")
-        q = tf.raw_ops.Less(x=tf.raw_ops.Shape(input=merges["first"]), y=tf.raw_ops.Shape(input=merges["third"]))
+        q = tf.raw_ops.Less(x=tf.raw_ops.Rank(input=merges["first"]), y=tf.raw_ops.Rank(input=merges["third"]))
         for name in names:
             body = tf.nn.relu(merges[name], name=name)
-            if name == "second":  # Its predicate is no scalar, which nobody looks at as nothing is run.
+            if name == "second":
                 _, body = tf.raw_ops.Switch(data=body, pred=q)
             merges[name].op._update_input(1, tf.raw_ops.NextIteration(data=body))
     found = contexts(graph)
@@ -304,7 +304,7 @@ def random_programs(draw: st.DrawFn) -> GraphDef:
     return graph.as_graph_def()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(random_programs(), st.integers(1, 3))
 def test_random_programs_give_equal_results(graph_def: GraphDef, minimum_size: int) -> None:
     feeds = [{"x": value(seed) + 0.1 * seed - 0.1} for seed in range(3)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 import tensorflow as tf
 from hypothesis import given, settings
@@ -108,7 +110,7 @@ def test_while_loop_is_no_cycle() -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.lists(st.integers(0, 1000), max_size=3), min_size=1, max_size=30), st.randoms())
-def test_topological_order_puts_inputs_first(structure: list[list[int]], random: object) -> None:
+def test_topological_order_puts_inputs_first(structure: list[list[int]], random: Random) -> None:
     graph_def = GraphDef()
     for number, sources in enumerate(structure):
         inputs = [f"n{source % number}" for source in sources] if number else []
@@ -116,7 +118,7 @@ def test_topological_order_puts_inputs_first(structure: list[list[int]], random:
             inputs[2] = f"^{inputs[2]}"
         graph_def.node.add(name=f"n{number}", op="NoOp", input=inputs)
     nodes = list(graph_def.node)
-    random.shuffle(nodes)  # type: ignore[attr-defined]
+    random.shuffle(nodes)
     shuffled = GraphDef(node=nodes)
     before = shuffled.SerializeToString(deterministic=True)
     view = GraphView(shuffled)

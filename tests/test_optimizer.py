@@ -1,0 +1,345 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tests.small_graphs import engine_nodes, feed, mlp, run_graph_def, two_towers
+
+import tf_opt
+from tf_opt import adoption, errors
+from tf_opt.engines import openvino as openvino_backend
+from tf_opt.passes.tf.splice import splice_segments
+
+
+def optimize(graph_def, outputs, feeds, **options):
+    optimizer = tf_opt.Tf2TrtOpt(**{"adopt": "always", **options})
+    return optimizer.optimize_graph_def(graph_def, outputs, feeds), optimizer.report
+
+
+@pytest.mark.parametrize("outputs", [["y"], ["y:0"], "y"])
+@pytest.mark.parametrize("name", ["x", "x:0"])
+def test_names_with_and_without_index(outputs, name):
+    graph_def = mlp()
+    optimized, report = optimize(graph_def, outputs, [feed(name=name)])
+    assert len(engine_nodes(optimized)) == 1
+    assert report.coverage == 1.0
+    for batch in (1, 2, 7):
+        expected, actual = (run_graph_def(each, ["y:0"], feed(batch, batch))[0] for each in (graph_def, optimized))
+        np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-5)
+
+
+def test_positional_call():
+    optimized = tf_opt.Tf2TrtOpt(adopt="always").optimize_graph_def(mlp(), ["y"], [feed()], True)
+    assert engine_nodes(optimized)
+
+
+def test_argument_is_not_changed():
+    graph_def = mlp()
+    before = graph_def.SerializeToString(deterministic=True)
+    optimize(graph_def, ["y"], [feed()])
+    assert graph_def.SerializeToString(deterministic=True) == before
+
+
+def test_every_compute_node_has_an_engine_or_a_reason():
+    optimized, report = optimize(two_towers(), ["left", "right"], [feed()])
+    assert len(engine_nodes(optimized)) == 2
+    assert report.nodes_in_segments + len(report.refused) == report.compute_nodes
+    (refused,) = report.refused
+    assert refused.op == "Betainc"
+    assert "Betainc" in refused.reason
+    np.testing.assert_allclose(
+        run_graph_def(optimized, ["left:0", "right:0"], feed())[1],
+        run_graph_def(two_towers(), ["left:0", "right:0"], feed())[1],
+        atol=1e-5,
+    )
+
+
+def test_two_segments_share_one_copy_of_a_weight():
+    optimized, _ = optimize(two_towers(), ["left", "right"], [feed()])
+    assert [node.name for node in optimized.node].count("weight") == 1
+    assert all("weight" in node.input for node in engine_nodes(optimized))
+
+
+def test_inner_tensor_stays_fetchable():
+    graph_def = mlp()
+    optimized, _ = optimize(graph_def, ["y", "activation"], [feed()])
+    assert engine_nodes(optimized)
+    for expected, actual in zip(
+        run_graph_def(graph_def, ["y:0", "activation:0"], feed()),
+        run_graph_def(optimized, ["y:0", "activation:0"], feed()),
+        strict=True,
+    ):
+        np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+
+def test_analyze_builds_nothing(monkeypatch):
+    monkeypatch.setattr(openvino_backend.OpenVINOBackend, "build", lambda *_: pytest.fail("an engine was built"))
+    optimizer = tf_opt.Tf2TrtOpt()
+    report = optimizer.analyze(two_towers(), ["right"])
+    assert report is optimizer.report
+    assert [segment.adopted for segment in report.segments] == [False, False]
+    assert report.nodes_in_engines == 0
+    assert "Betainc" in report.text()
+
+
+def test_options_reach_segmentation():
+    denied, report = optimize(mlp(), ["y"], [feed()], denied_ops=["Softmax"])
+    # The Identity behind it would be a segment of one node.
+    assert [node.op for node in report.refused] == ["Softmax", "Identity"]
+    assert [node.op for node in denied.node].count("Softmax") == 1
+    _, report = optimize(mlp(), ["y"], [feed()], denied_nodes=["prob*"])
+    assert [node.name for node in report.refused] == ["probabilities", "y"]
+    _, report = optimize(mlp(), ["y"], [feed()], node_filter=lambda node: node.op != "Relu", minimum_segment_size=1)
+    assert [node.op for node in report.refused] == ["Relu"]
+    _, report = optimize(mlp(), ["y"], [feed()], supported_list=["MatMul", "BiasAdd"], minimum_segment_size=2)
+    assert {node.op for node in report.refused} >= {"Relu", "Softmax"}
+    untouched, report = optimize(mlp(), ["y"], [feed()], minimum_segment_size=50)
+    assert not engine_nodes(untouched)
+    assert {node.category for node in report.refused} == {"segment too small"}
+
+
+def test_static_shapes_on_request():
+    optimized, _ = optimize(mlp(), ["y"], [feed(3)], dynamic_opt=False)
+    (placeholder,) = [node for node in optimized.node if node.name == "x"]
+    assert [dimension.size for dimension in placeholder.attr["shape"].shape.dim] == [3, 16]
+    optimized, _ = optimize(mlp(), ["y"], [feed(3), feed(5)], dynamic_opt=False)
+    (placeholder,) = [node for node in optimized.node if node.name == "x"]
+    assert [dimension.size for dimension in placeholder.attr["shape"].shape.dim] == [-1, 16]
+
+
+def test_result_loads_in_a_new_process(tmp_path):
+    optimized, _ = optimize(mlp(), ["y"], [feed()])
+    (tmp_path / "optimized.pb").write_bytes(optimized.SerializeToString())
+    np.save(tmp_path / "x.npy", feed()["x:0"])
+    np.save(tmp_path / "y.npy", run_graph_def(mlp(), ["y:0"], feed())[0])
+    program = """
+import sys
+import tf_opt
+assert "tensorflow" not in sys.modules
+import numpy as np
+import tensorflow as tf
+graph_def = tf.compat.v1.GraphDef.FromString(open("optimized.pb", "rb").read())
+with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+    tf.import_graph_def(graph_def, name="")
+    actual = session.run("y:0", {"x:0": np.load("x.npy")})
+np.testing.assert_allclose(actual, np.load("y.npy"), atol=1e-5)
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, timeout=120)
+
+
+def test_grappler_leaves_the_engine_intact():
+    from tensorflow.core.protobuf import rewriter_config_pb2
+
+    optimized, _ = optimize(two_towers(), ["left", "right"], [feed()])
+    config = tf.compat.v1.ConfigProto()
+    rewrites = config.graph_options.rewrite_options
+    for name in ("constant_folding", "layout_optimizer", "function_optimization", "remapping", "dependency_optimization"):
+        setattr(rewrites, name, rewriter_config_pb2.RewriterConfig.AGGRESSIVE)
+    rewrites.min_graph_nodes = -1
+    metadata = tf.compat.v1.RunMetadata()
+    options = tf.compat.v1.RunOptions(output_partition_graphs=True)
+    with tf.Graph().as_default(), tf.compat.v1.Session(config=config) as session:
+        tf.import_graph_def(optimized, name="")
+        values = session.run(["left:0", "right:0"], feed(), options=options, run_metadata=metadata)
+    executed = [node.op for graph in metadata.partition_graphs for node in graph.node]
+    assert executed.count("TfOptEngine") == 2
+    expected = run_graph_def(two_towers(), ["left:0", "right:0"], feed())
+    np.testing.assert_allclose(values[1], expected[1], atol=1e-5)
+
+
+# Adoption.
+
+
+def test_slower_engine_goes_back(monkeypatch):
+    slow = adoption.Measurement(
+        original_milliseconds=1.0, optimized_milliseconds=2.0, ratio=0.5, interval=(0.4, 0.6), rounds=8, verdict="slower"
+    )
+    monkeypatch.setattr(adoption.AdoptionTrials, "_measure", lambda *_: slow)
+    graph_def = mlp()
+    optimizer = tf_opt.Tf2TrtOpt()
+    optimized = optimizer.optimize_graph_def(graph_def, ["y"], [feed()])
+    assert optimized is graph_def
+    (segment,) = optimizer.report.segments
+    assert not segment.adopted
+    assert "original 1 ms, optimized 2 ms" in segment.reason
+    assert segment.measurement == slow
+
+
+def test_wrong_engine_goes_back_alone(monkeypatch):
+    """One of two segments is replaced by an engine of another segment's weights: only that one is rejected."""
+    fast = adoption.Measurement(
+        original_milliseconds=2.0, optimized_milliseconds=1.0, ratio=2.0, interval=(1.9, 2.1), rounds=8, verdict="faster"
+    )
+    monkeypatch.setattr(adoption.AdoptionTrials, "_measure", lambda *_: fast)
+
+    def splice_wrongly(graph_def, nodes):
+        result = splice_segments(graph_def, nodes)
+        names = {node.segment.name for node in nodes}
+        if "tf_opt_segment_1" in names:  # `right` is fetched from the segment: negated, it is far off.
+            (identity,) = [node for node in result.node if node.name == "right"]
+            identity.op = "Neg"
+        return result
+
+    monkeypatch.setattr(adoption, "splice_segments", splice_wrongly)
+    optimizer = tf_opt.Tf2TrtOpt()
+    optimized = optimizer.optimize_graph_def(two_towers(), ["left", "right"], [feed()])
+    first, second = optimizer.report.segments
+    assert first.adopted
+    assert first.maximum_error < 1e-4
+    assert not second.adopted
+    assert "outside tolerance at output right:0" in second.reason
+    assert second.maximum_error > 1e-3
+    assert [node.name for node in engine_nodes(optimized)] == ["tf_opt_segment_0"]
+
+
+def test_measured_adoption_reports_both_figures():
+    optimizer = tf_opt.Tf2TrtOpt(measurement_seconds=0.5)
+    optimizer.optimize_graph_def(mlp(), ["y"], [feed(), feed(5)])
+    (segment,) = optimizer.report.segments
+    assert segment.measurement.original_milliseconds > 0
+    assert segment.measurement.optimized_milliseconds > 0
+    assert segment.adopted == (segment.measurement.verdict != "slower")
+
+
+# Failures of engines.
+
+
+def test_refused_segment_stays_tensorflow_with_the_whole_reason(monkeypatch):
+    def refuse(self, segment, profiles=()):
+        raise errors.EngineBuildError(f"no kernel for {segment.name}")
+
+    monkeypatch.setattr(openvino_backend.OpenVINOBackend, "build", refuse)
+    graph_def = mlp()
+    optimized, report = optimize(graph_def, ["y"], [feed()])
+    assert optimized is graph_def
+    assert report.segments[0].reason == "no kernel for tf_opt_segment_0"
+    with pytest.raises(errors.EngineBuildError, match="no kernel"):
+        optimize(graph_def, ["y"], [feed()], strict=True)
+
+
+def test_engine_that_does_not_load_stays_tensorflow(monkeypatch):
+    real = openvino_backend.pack_segment
+
+    def damage(segment, runtime, version):
+        blob = bytearray(real(segment, runtime, version))
+        if segment.name == "tf_opt_segment_1":
+            blob[len(blob) // 2] ^= 0xFF
+        return bytes(blob)
+
+    monkeypatch.setattr(openvino_backend, "pack_segment", damage)
+    optimized, report = optimize(two_towers(), ["left", "right"], [feed()])
+    assert [segment.adopted for segment in report.segments] == [True, False]
+    assert "checksum" in report.segments[1].reason
+    assert [node.name for node in engine_nodes(optimized)] == ["tf_opt_segment_0"]
+    with pytest.raises(errors.EngineBuildError, match="checksum"):
+        optimize(two_towers(), ["left", "right"], [feed()], strict=True)
+
+
+def test_segment_is_cut_around_a_node_that_does_not_convert(monkeypatch):
+    from tf_opt import optimizer as module
+
+    real = module.export_segment
+
+    def refuse_relu(graph, opset):
+        for node in graph.node:
+            if node.op == "Relu":
+                raise errors.ExportError("Relu is not liked here", nodes=(node.name,))
+        return real(graph, opset)
+
+    monkeypatch.setattr(module, "export_segment", refuse_relu)
+    optimized, report = optimize(mlp(), ["y"], [feed()], minimum_segment_size=2)
+    assert [node.op for node in report.refused] == ["Relu"]
+    assert "Relu is not liked here" in report.refused[0].reason
+    assert len(engine_nodes(optimized)) == 2
+
+
+# Bad input.
+
+
+def test_unknown_output_names_the_nearest():
+    with pytest.raises(errors.UnknownOutputError, match="probabilities"):
+        optimize(mlp(), ["probabilites"], [feed()])
+
+
+@pytest.mark.parametrize(
+    ("feeds", "message"),
+    [
+        ([], "empty"),
+        ([{}], "lacks 'x'"),
+        ([{**feed(), "z": 1}], "no input 'z'"),
+        ([{"x": np.zeros((3, 16))}], "astype"),
+        ([{"x": np.zeros(16, np.float32)}], "rank 1"),
+        ([{"x": np.zeros((3, 15), np.float32)}], "dimension 1 must be 16"),
+        (feed(), "list of feeds"),
+    ],
+)
+def test_bad_feeds(feeds, message):
+    with pytest.raises(errors.InvalidFeedError, match=message):
+        optimize(mlp(), ["y"], feeds)
+
+
+def test_feed_that_the_original_graph_refuses():
+    graph = tf.Graph()
+    with graph.as_default():
+        x = tf.compat.v1.placeholder(tf.float32, [None, 16], name="x")
+        tf.nn.relu(tf.abs(tf.reshape(x, [5, 16])), name="y")
+    with pytest.raises(errors.InvalidFeedError, match="original graph fails"):
+        optimize(graph.as_graph_def(), ["y"], [feed(3)])
+
+
+def test_input_that_no_output_needs_may_be_fed_or_not():
+    graph_def = mlp()
+    unused = graph_def.node.add(name="unused", op="Placeholder")
+    unused.attr["dtype"].type = tf.int32.as_datatype_enum
+    unused.attr["shape"].shape.unknown_rank = True
+    for feeds in (feed(), {**feed(), "unused": np.int32(3)}):
+        optimized, _ = optimize(graph_def, ["y"], [feeds])
+        assert engine_nodes(optimized)
+
+
+def test_variables_are_refused():
+    graph = tf.Graph()
+    with graph.as_default():
+        x = tf.compat.v1.placeholder(tf.float32, [None, 4], name="x")
+        tf.add(x, tf.compat.v1.get_variable("v", [4], use_resource=True), name="y")
+    with pytest.raises(errors.GraphNotFrozenError, match="freeze"):
+        optimize(graph.as_graph_def(), ["y"], [{"x": np.zeros((2, 4), np.float32)}])
+
+
+def test_unknown_op_is_refused():
+    graph_def = mlp()
+    graph_def.node.add(name="strange", op="NobodyKnowsThisOp", input=["y"])
+    with pytest.raises(errors.UnknownOpError, match="NobodyKnowsThisOp"):
+        optimize(graph_def, ["y"], [feed()])
+
+
+def test_op_without_kernel_is_refused():
+    graph = tf.Graph()
+    with graph.as_default():
+        x = tf.compat.v1.placeholder(tf.float32, [None, 16], name="x")
+        halves = tf.cast(x, tf.half)
+        # Collective and device-specific ops have definitions everywhere and kernels only on their devices.
+        tf.raw_ops.TPUReplicatedInput(inputs=[halves], name="y")
+    with pytest.raises(errors.UnknownOpError, match="kernel"):
+        optimize(graph.as_graph_def(), ["y"], [feed()], minimum_segment_size=1)
+
+
+def test_precision_and_opset():
+    with pytest.raises(errors.InvalidOptionError, match="disable_fp16"):
+        tf_opt.Tf2TrtOpt().optimize_graph_def(mlp(), ["y"], [feed()], False)
+    with pytest.raises(errors.InvalidOptionError, match="opset is 3"):
+        tf_opt.Tf2TrtOpt().optimize_graph_def(mlp(), ["y"], [feed()], True, opset=3)
+
+
+def test_no_report_before_a_run():
+    with pytest.raises(errors.TfOptError, match="no report yet"):
+        _ = tf_opt.Tf2TrtOpt().report
+
+
+def test_dump_dir(tmp_path):
+    optimize(mlp(), ["y"], [feed()], dump_dir=tmp_path)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"00_input.pb", "tf_opt_segment_0.pb", "tf_opt_segment_0.onnx"} <= names
