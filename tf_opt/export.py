@@ -152,9 +152,20 @@ def export_segment(segment_graph: graph_pb2.GraphDef, opset: int = DEFAULT_OPSET
             logger.removeHandler(collector)
             logger.setLevel(level)
             logger.propagate = propagate
+    _refuse_leftovers(model, opset)
     _declare_interface(model, inputs + weights, outputs, segment_graph)
     model.ir_version = _ONNX_IR_VERSION
     return ExportedSegment(model=model, input_count=len(inputs), weight_count=len(weights), opset=opset)
+
+
+def _refuse_leftovers(model: onnx.ModelProto, opset: int) -> None:
+    """Raises where tf2onnx left TensorFlow nodes in the model: it logs them, and returns the model all the same."""
+    leftovers = [node for node in model.graph.node if not node.domain and not onnx.defs.has(node.op_type, opset)]
+    if leftovers:
+        listed = ", ".join(f"{node.name} ({node.op_type})" for node in leftovers)
+        raise ExportError(
+            f"tf2onnx has no conversion to opset {opset} for: {listed}", nodes=tuple(node.name for node in leftovers)
+        )
 
 
 def _declare_interface(

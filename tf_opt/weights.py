@@ -90,6 +90,15 @@ def _is_detachable(node: node_def_pb2.NodeDef, minimum_elements: int) -> bool:
     return math.prod(dimension.size for dimension in tensor.tensor_shape.dim) >= minimum_elements
 
 
+def _without_nodes(graph_def: graph_pb2.GraphDef) -> graph_pb2.GraphDef:
+    """Returns a GraphDef with the versions and the functions of `graph_def`."""
+    empty = graph_pb2.GraphDef()
+    for field in ("versions", "library"):
+        if graph_def.HasField(field):  # Copying an absent field would make it present.
+            getattr(empty, field).CopyFrom(getattr(graph_def, field))
+    return empty
+
+
 def detach_weights(
     graph_def: graph_pb2.GraphDef, minimum_elements: int = MINIMUM_WEIGHT_ELEMENTS
 ) -> tuple[graph_pb2.GraphDef, WeightStore]:
@@ -101,9 +110,7 @@ def detach_weights(
         graph_def: Any GraphDef; it is not changed, and must not be changed while the store is used.
         minimum_elements: Numeric constants of at least this many elements are detached.
     """
-    light = graph_pb2.GraphDef()
-    light.versions.CopyFrom(graph_def.versions)
-    light.library.CopyFrom(graph_def.library)
+    light = _without_nodes(graph_def)
     detached: dict[str, node_def_pb2.NodeDef] = {}
     for node in graph_def.node:
         if not _is_detachable(node, minimum_elements):
@@ -124,9 +131,7 @@ def attach_weights(light: graph_pb2.GraphDef, store: WeightStore) -> graph_pb2.G
     Raises:
         InvalidGraphError: A weight placeholder has no constant in the store.
     """
-    graph_def = graph_pb2.GraphDef()
-    graph_def.versions.CopyFrom(light.versions)
-    graph_def.library.CopyFrom(light.library)
+    graph_def = _without_nodes(light)
     for node in light.node:
         if not is_weight(node):
             graph_def.node.add().CopyFrom(node)

@@ -107,8 +107,8 @@ class _Lowering:
         self.equation = equation
         self.kind: Any = attribute_dtype(node, "T")
         self.sizes: dict[str, Dim] = {}
-        for labels, reference in zip((equation.left, equation.right), node.input):
-            for label, dim in zip(labels, shapes.shape(reference) or ()):
+        for labels, reference in zip((equation.left, equation.right), node.input, strict=False):
+            for label, dim in zip(labels, shapes.shape(reference) or (), strict=False):
                 if label not in self.sizes or isinstance(dim, int):
                     self.sizes[label] = dim
         self.count = 0
@@ -142,11 +142,13 @@ class _Lowering:
 
     def _has_size_one_mismatch(self) -> bool:
         """Whether operands give a label different constants; such an Einsum is invalid, or broadcasts."""
-        for labels, reference in zip((self.equation.left, self.equation.right), self.node.input):
+        for labels, reference in zip((self.equation.left, self.equation.right), self.node.input, strict=False):
             shape = self.shapes.shape(reference) or ()
             if len(shape) != len(labels):
                 return True
-            if any(isinstance(dim, int) and dim != self.sizes[label] for label, dim in zip(labels, shape)):
+            if any(
+                isinstance(dim, int) and dim != self.sizes[label] for label, dim in zip(labels, shape, strict=False)
+            ):
                 return True
         return False
 

@@ -16,7 +16,7 @@ from tf_opt.passes.tf.pass_base import Border, GraphPass, PassResult
 class MergeTransposes(GraphPass):
     """Bypasses a Transpose that keeps all axes, and lets the second of two read what the first reads.
 
-    Both permutations have to be Consts. The first Transpose goes only where nothing else reads it.
+    Both permutations have to be Consts. The first Transpose goes where nothing else reads it.
 
     Before:
         Transpose(x, [0, 1, 2]) -> a    Transpose(Transpose(y, [0, 2, 1, 3]), [0, 1, 3, 2])
@@ -33,7 +33,7 @@ class MergeTransposes(GraphPass):
         sources: dict[str, str] = {}
         for name in editor.view.topological_order():
             node = editor.view.node(name)
-            order = _order(editor, node)
+            order = transpose_order(editor, node)
             if order is None:
                 continue
             source = editor.view.data_inputs(name)[0]
@@ -48,7 +48,8 @@ class MergeTransposes(GraphPass):
         return editor.finish()
 
 
-def _order(editor: GraphEditor, node: NodeDef) -> list[int] | None:
+def transpose_order(editor: GraphEditor, node: NodeDef) -> list[int] | None:
+    """Returns the constant permutation of a Transpose that may be rewritten; None for any other node."""
     if node.op != "Transpose" or not editor.is_free(node.name):
         return None
     value = constant_value(editor.view.input_node(node.name, 1))

@@ -45,7 +45,9 @@ def make_node(name: str, op: str, inputs: Iterable[str] = (), *, device: str = "
         elif isinstance(value, list):
             attribute.list.i.extend(value)
         else:
-            raise TypeError(f"attribute {key!r} of {name!r} has type {type(value).__name__}; expected a DType, bool, ...")
+            raise TypeError(
+                f"attribute {key!r} of {name!r} has type {type(value).__name__}; expected a DType, bool, ..."
+            )
     return node
 
 

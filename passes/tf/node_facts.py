@@ -17,6 +17,7 @@ SymbolicValue: TypeAlias = np.ndarray[Any, Any]
 MAXIMUM_VALUE_ELEMENTS = 128
 """Integer tensors with more elements are data, not shape arithmetic."""
 
+
 class NodeFacts:
     """What a rule may ask about a node.
 

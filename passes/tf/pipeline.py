@@ -6,6 +6,7 @@ from tf_opt.passes.tf.collapse_tensordot import CollapseTensordot
 from tf_opt.passes.tf.erfc_to_erf import ErfcToErf
 from tf_opt.passes.tf.fold_constants import FoldConstants
 from tf_opt.passes.tf.fold_shape_arithmetic import FoldShapeArithmetic
+from tf_opt.passes.tf.fold_transposes_into_matmul import FoldTransposesIntoMatMul
 from tf_opt.passes.tf.lower_einsum import LowerEinsum
 from tf_opt.passes.tf.merge_duplicates import MergeDuplicates
 from tf_opt.passes.tf.merge_reshapes import MergeReshapes
@@ -28,6 +29,7 @@ def graph_passes() -> list[GraphPass | Fixpoint]:
         # Local rewrites that need no shapes.
         ErfcToErf(),
         MergeTransposes(),
+        FoldTransposesIntoMatMul(),
         MergeDuplicates(),
         # Before the folding of shape arithmetic, which then sees the Reshapes that this one adds.
         LowerEinsum(),

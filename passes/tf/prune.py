@@ -77,9 +77,7 @@ def _without_idle_control_edges(editor: GraphEditor) -> int:
     for node in editor.graph_def.node:
         if node.name in editor.governed:
             continue
-        kept = [
-            reference for reference in node.input if not reference.startswith("^") or matters(reference[1:])
-        ]
+        kept = [reference for reference in node.input if not reference.startswith("^") or matters(reference[1:])]
         if len(kept) != len(node.input):
             copy = NodeDef()
             copy.CopyFrom(node)

@@ -30,9 +30,7 @@ class RemoveBroadcasts(GraphPass):
     def run(self, graph_def: GraphDef, border: Border) -> PassResult:
         """See `GraphPass.run`."""
         editor = GraphEditor(graph_def, border)
-        candidates = {
-            node.name for node in graph_def.node if node.op in _EXPANDING_OPS and editor.is_free(node.name)
-        }
+        candidates = {node.name for node in graph_def.node if node.op in _EXPANDING_OPS and editor.is_free(node.name)}
         readers = {
             use.node
             for name in candidates
@@ -71,6 +69,6 @@ def _only_broadcasts(op: str, before: tuple[object, ...], after: tuple[object, .
     if op == "BroadcastTo":
         return True
     if op == "Tile":  # along axes of size 1 only, repeating is broadcasting
-        return len(before) == len(after) and all(old in (1, new) for old, new in zip(before, after))
+        return len(before) == len(after) and all(old in (1, new) for old, new in zip(before, after, strict=False))
     extra = len(after) - len(before)
     return extra > 0 and after == (1,) * extra + before

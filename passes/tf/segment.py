@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import tensorflow as tf
 from tensorflow.core.framework.graph_pb2 import GraphDef
 from tensorflow.core.framework.node_def_pb2 import NodeDef
+
+from tf_opt.errors import InvalidOptionError, UnknownOutputError, did_you_mean
 from tf_opt.passes.tf.clusters import find_clusters
 from tf_opt.passes.tf.control_flow import ExecutionContext, execution_contexts
 from tf_opt.passes.tf.eligibility import (
@@ -30,8 +32,6 @@ from tf_opt.passes.tf.eligibility import (
 from tf_opt.passes.tf.graph_view import GraphView, InputRef, parse_input
 from tf_opt.passes.tf.pass_base import Border
 from tf_opt.passes.tf.tensor_types import tensor_infos
-
-from tf_opt.errors import InvalidOptionError, UnknownOutputError, did_you_mean
 from tf_opt.tensor_info import TensorInfo, node_name, tensor_name
 from tf_opt.weights import is_weight
 
@@ -196,16 +196,17 @@ def _free_name(taken: Collection[str]) -> str:
 
 
 def _refuse_segment(segment: Segment, minimum_segment_size: int) -> tuple[RefusalCategory, str] | None:
+    count = len(segment.nodes)
+    nodes = f"{count} compute node{'' if count == 1 else 's'}"
     if not segment.inputs:
         return (
             RefusalCategory.NO_INPUTS,
-            f"it and the {len(segment.nodes) - 1} nodes around it depend on constants alone; fold constants instead",
+            f"it is one of {nodes} that depend on constants alone; fold or prune them instead",
         )
-    if len(segment.nodes) < minimum_segment_size:
+    if count < minimum_segment_size:
         return (
             RefusalCategory.SEGMENT_TOO_SMALL,
-            f"its segment would have {len(segment.nodes)} compute nodes; minimum_segment_size is "
-            f"{minimum_segment_size}",
+            f"its segment would have {nodes}; minimum_segment_size is {minimum_segment_size}",
         )
     return None
 

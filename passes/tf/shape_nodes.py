@@ -20,7 +20,9 @@ from tf_opt.passes.tf.symbolic_dims import Atom, Dim, Expression
 from tf_opt.passes.tf.symbolic_shapes import SymbolicShapes
 
 _PREFIX = "shapes"
-_OPS = frozenset({"Const", "Shape", "StridedSlice", "Pack", "Mul", "AddV2", "FloorDiv", "FloorMod", "Minimum", "Maximum"})
+_OPS = frozenset(
+    {"Const", "Shape", "StridedSlice", "Pack", "Mul", "AddV2", "FloorDiv", "FloorMod", "Minimum", "Maximum"}
+)
 _OPERATIONS = {"floordiv": "FloorDiv", "mod": "FloorMod", "minimum": "Minimum", "maximum": "Maximum"}
 
 
@@ -126,9 +128,7 @@ class ShapeNodes:
         return self._shared(node, user)
 
     def _binary(self, op: str, left: str, right: str, dtype: str, user: str) -> str:
-        return self._shared(
-            make_node(f"{_PREFIX}/{op.lower()}", op, [left, right], T=dtypes.as_dtype(dtype)), user
-        )
+        return self._shared(make_node(f"{_PREFIX}/{op.lower()}", op, [left, right], T=dtypes.as_dtype(dtype)), user)
 
     def _shared(self, node: NodeDef, user: str) -> str:
         key = structure_key(node)

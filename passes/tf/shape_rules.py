@@ -32,7 +32,7 @@ def broadcast_shapes(shapes: Iterable[SymbolicShape]) -> SymbolicShape:
     listed = list(shapes)
     rank = max((len(shape) for shape in listed), default=0)
     padded = [(1,) * (rank - len(shape)) + tuple(shape) for shape in listed]
-    return tuple(broadcast(*dims) for dims in zip(*padded))
+    return tuple(broadcast(*dims) for dims in zip(*padded, strict=False))
 
 
 SAME_SHAPE_OPS = (
@@ -98,10 +98,10 @@ def _einsum(facts: NodeFacts) -> Shapes:
     if not arrow or "." in left or len(operands) != len(facts.input_shapes):
         return None
     sizes: dict[str, Dim] = {}
-    for labels, shape in zip(operands, facts.input_shapes):
+    for labels, shape in zip(operands, facts.input_shapes, strict=False):
         if shape is None or len(shape) != len(labels):
             return None
-        for label, dim in zip(labels, shape):
+        for label, dim in zip(labels, shape, strict=False):
             if not isinstance(sizes.get(label), int):
                 sizes[label] = dim if label not in sizes or isinstance(dim, int) else sizes[label]
     return [tuple(sizes[label] for label in right)]
@@ -291,7 +291,7 @@ def _pad(facts: NodeFacts) -> Shapes:
     shape, paddings = facts.input_shapes[0], facts.input_values[1]
     if shape is None or paddings is None or paddings.shape != (len(shape), 2):
         return None
-    return [tuple(dim + before + after for dim, (before, after) in zip(shape, paddings.tolist()))]
+    return [tuple(dim + before + after for dim, (before, after) in zip(shape, paddings.tolist(), strict=False))]
 
 
 @_rule("Tile")
@@ -299,7 +299,7 @@ def _tile(facts: NodeFacts) -> Shapes:
     shape, multiples = facts.input_shapes[0], facts.input_values[1]
     if shape is None or multiples is None:
         return None
-    return [tuple(dim * multiple for dim, multiple in zip(shape, multiples.tolist()))]
+    return [tuple(dim * multiple for dim, multiple in zip(shape, multiples.tolist(), strict=False))]
 
 
 @_rule("Range")

@@ -29,9 +29,7 @@ class SqueezeAxes(GraphPass):
     def run(self, graph_def: GraphDef, border: Border) -> PassResult:
         """See `GraphPass.run`."""
         editor = GraphEditor(graph_def, border)
-        candidates = [
-            node for node in graph_def.node if node.op == "Squeeze" and not node.attr["squeeze_dims"].list.i
-        ]
+        candidates = [node for node in graph_def.node if node.op == "Squeeze" and not node.attr["squeeze_dims"].list.i]
         if not candidates:
             return editor.finish()
         shapes = SymbolicShapes(graph_def, border)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeAlias, Union
+from typing import TypeAlias
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Atom:
 
     label: str
     operation: str = "symbol"
-    operands: tuple["Dim", ...] = ()
+    operands: tuple[Dim, ...] = ()
     is_nonnegative: bool = True
 
     def __hash__(self) -> int:
@@ -37,7 +37,7 @@ class Atom:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Atom) and self.label == other.label
 
-    def __lt__(self, other: "Atom") -> bool:
+    def __lt__(self, other: Atom) -> bool:
         return self.label < other.label
 
 
@@ -52,7 +52,7 @@ class Expression:
         terms: Monomials with their coefficients (never 0), sorted.
     """
 
-    __slots__ = ("terms", "_hash", "__dict__")
+    __slots__ = ("__dict__", "_hash", "terms")
 
     def __init__(self, terms: tuple[tuple[Monomial, int], ...]) -> None:
         self.terms = terms
@@ -128,7 +128,7 @@ class Expression:
         return operation("mod", other, self)
 
 
-Dim: TypeAlias = Union[int, Expression]
+Dim: TypeAlias = int | Expression
 """A dimension, or an entry of a tensor of shape arithmetic."""
 
 

@@ -26,6 +26,7 @@ from tf_opt.passes.tf.tensor_types import tensor_infos
 from tf_opt.passes.tf.value_rules import VALUE_RULES
 from tf_opt.tensor_info import Shape
 
+
 class SymbolicShapes:
     """The result of the analysis of one graph.
 
@@ -79,7 +80,7 @@ class SymbolicShapes:
         static = [self._fresh(tensor) for tensor in tensors]
         if node.name in self.governed:
             # A tensor in a frame has a new shape in each iteration; nothing may be derived from one of them.
-            self._shapes.update(zip(tensors, static))
+            self._shapes.update(zip(tensors, static, strict=False))
             return
         inputs = [reference.tensor_name for reference in self.view.data_inputs(node.name)]
         facts = NodeFacts(
@@ -103,14 +104,12 @@ class SymbolicShapes:
             return None
         return tuple(symbol(f"{tensor}[{axis}]") if dim is None else dim for axis, dim in enumerate(shape))
 
-    def _merge(
-        self, tensor: str, static: SymbolicShape | None, derived: SymbolicShape | None
-    ) -> SymbolicShape | None:
+    def _merge(self, tensor: str, static: SymbolicShape | None, derived: SymbolicShape | None) -> SymbolicShape | None:
         if static is None or derived is None:
             return static if derived is None else derived
         if len(static) != len(derived):  # a rule that is wrong about the rank is not to be believed
             return static
-        return tuple(known if isinstance(known, int) else rule for known, rule in zip(static, derived))
+        return tuple(known if isinstance(known, int) else rule for known, rule in zip(static, derived, strict=False))
 
     def _register_providers(self, tensor: str, shape: SymbolicShape | None) -> None:
         for axis, dim in enumerate(shape or ()):
@@ -127,7 +126,7 @@ class SymbolicShapes:
             return
         if rule is None:
             return
-        for tensor, value in zip(tensors, rule(facts) or ()):
+        for tensor, value in zip(tensors, rule(facts) or (), strict=False):
             if value is not None and value.size <= MAXIMUM_VALUE_ELEMENTS and self._fits(tensor, value):
                 self._values[tensor] = value
 

@@ -90,7 +90,7 @@ def _slice(facts: NodeFacts) -> Values:
         return None
     return _indexed(
         source,
-        tuple(slice(start, None if count == -1 else start + count) for start, count in zip(begin, size)),
+        tuple(slice(start, None if count == -1 else start + count) for start, count in zip(begin, size, strict=False)),
     )
 
 
@@ -224,7 +224,9 @@ def _reduction(facts: NodeFacts) -> Values:
         return None
     if {axis % max(source.ndim, 1) for axis in axes} != set(range(source.ndim)):
         return None  # shape arithmetic reduces vectors; other reductions would need one reduction an axis
-    function = {"Prod": _ARITHMETIC["Mul"], "Sum": _ARITHMETIC["AddV2"], "Max": _maximum, "Min": _minimum}[facts.node.op]
+    function = {"Prod": _ARITHMETIC["Mul"], "Sum": _ARITHMETIC["AddV2"], "Max": _maximum, "Min": _minimum}[
+        facts.node.op
+    ]
     if source.size == 0 and facts.node.op in ("Max", "Min"):
         return None
     result = _reduce(function, source, {"Prod": 1, "Sum": 0}.get(facts.node.op))
@@ -245,7 +247,9 @@ def _elementwise(function: Callable[[Dim, Dim], Dim]) -> Callable[[Any, Any], An
 
     def apply(left: SymbolicValue, right: SymbolicValue) -> SymbolicValue:
         first, second = np.broadcast_arrays(left, right)
-        return as_value([function(a, b) for a, b in zip(first.ravel().tolist(), second.ravel().tolist())], first.shape)
+        return as_value(
+            [function(a, b) for a, b in zip(first.ravel().tolist(), second.ravel().tolist(), strict=False)], first.shape
+        )
 
     return apply
 
@@ -305,7 +309,5 @@ def _select(facts: NodeFacts) -> Values:
     left, right = facts.input_values[1:]
     if left is None or right is None or left.shape != right.shape or facts.input_shapes[0] != ():
         return None
-    same = all(a == b for a, b in zip(left.ravel().tolist(), right.ravel().tolist()))
+    same = all(a == b for a, b in zip(left.ravel().tolist(), right.ravel().tolist(), strict=False))
     return [left] if same else None
-
-

@@ -121,6 +121,7 @@ def engine_op(
 
 
 def no_function() -> Any:
+    """The empty name that stands for "no fallback"."""
     from tensorflow.core.framework import attr_value_pb2
 
     return attr_value_pb2.NameAttrList()

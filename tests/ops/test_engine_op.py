@@ -26,7 +26,6 @@ from tests.ops.engine_graphs import (
     dense_session,
     dense_weights,
     engine_op,
-    no_function,
     onnx_model,
     tf1,
     tf1_function,
@@ -186,7 +185,7 @@ def test_function_eager_and_saved_model(tmp_path: Path) -> None:
         @tf.function(input_signature=[tf.TensorSpec([None, HIDDEN], tf.float32)])
         def __call__(self, x: tf.Tensor) -> tf.Tensor:
             constants = [tf.constant(weight) for weight in weights]
-            (y,) = engine_op([x], constants, [tf.float32], engine=blob(dense_onnx()), output_shapes=[[None, HIDDEN]])
+            (y,) = engine_op([x], constants, [tf.float32], engine=blob(dense_onnx()), fallback=dense_fallback())
             return y
 
     module = Module()
@@ -195,6 +194,7 @@ def test_function_eager_and_saved_model(tmp_path: Path) -> None:
     tf.saved_model.save(module, str(tmp_path))
     loaded = tf.saved_model.load(str(tmp_path))
     np.testing.assert_allclose(loaded(batch_of(4)), dense(batch_of(4)), rtol=1e-5, atol=1e-5)
+    assert loaded(batch_of(0)).shape == (0, HIDDEN)
 
 
 def test_wrap_function_with_fallback() -> None:
@@ -279,7 +279,7 @@ def test_graph_def_runs_in_another_process_that_imports_tf_opt(tmp_path: Path) -
     with tf1.Graph().as_default() as graph:
         x = tf1.placeholder(tf.float32, [None, HIDDEN], name="x")
         weights = [tf.constant(weight) for weight in dense_weights()]
-        engine_op([x], weights, [tf.float32], engine=blob(dense_onnx()), fallback=no_function())
+        engine_op([x], weights, [tf.float32], engine=blob(dense_onnx()))
     (tmp_path / "graph.pb").write_bytes(graph.as_graph_def().SerializeToString())
     np.save(tmp_path / "x.npy", batch_of(3))
     script = f"""

@@ -10,6 +10,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorflow.core.framework.graph_pb2 import GraphDef
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from tests.passes.tf.spliced_graphs import (
     check_splice,
@@ -29,6 +30,7 @@ from tf_opt.passes.tf.segment import segment_graph
 from tf_opt.passes.tf.splice import EngineNode, splice_segments
 
 SHAPE = (4, 4)
+BERT_LAYERS = 2
 
 
 def value(seed: int = 0) -> np.ndarray[Any, Any]:
@@ -316,3 +318,37 @@ def test_random_graphs_give_equal_results(graph_and_outputs: tuple[GraphDef, lis
     )
     assert all(len(segment.nodes) >= minimum_size for segment in segmentation.segments)
     assert len(GraphView(spliced)) <= len(graph_def.node) + len(segmentation.segments)
+
+
+@pytest.fixture(scope="module")
+def bert() -> tuple[GraphDef, str]:
+    """A tiny frozen TFBertModel and the name of its output."""
+    transformers = pytest.importorskip("transformers", reason="needs transformers<5 with tf-keras")
+    config = transformers.BertConfig(
+        vocab_size=50, hidden_size=32, num_hidden_layers=BERT_LAYERS, num_attention_heads=2, intermediate_size=64
+    )
+    model = transformers.TFBertModel(config)
+    spec = tf.TensorSpec([None, None], tf.int32)
+    function = tf.function(
+        lambda ids, mask: model(input_ids=ids, attention_mask=mask).last_hidden_state, input_signature=[spec, spec]
+    )
+    frozen = convert_variables_to_constants_v2(function.get_concrete_function())
+    return frozen.graph.as_graph_def(), frozen.outputs[0].name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("forbidden", "segments"), [((), 1), (("Erfc",), BERT_LAYERS + 1)])
+def test_bert(bert: tuple[GraphDef, str], forbidden: tuple[str, ...], segments: int) -> None:
+    graph_def, output = bert
+    names = [node.name for node in graph_def.node if node.op == "Placeholder"]
+    feeds = [{name: np.ones((batch, length), np.int32) for name in names} for batch, length in ((1, 7), (3, 16))]
+    segmentation, _ = check_splice(
+        graph_def,
+        [output],
+        feeds,
+        is_supported=unless(*forbidden),
+        minimum_segment_size=3,
+        minimum_weight_elements=512,
+    )
+    assert len(segmentation.segments) == segments
+    assert segmentation.coverage > 0.95

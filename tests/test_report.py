@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import json
+
+from tf_opt.report import Measurement, OptimizationReport, RefusedNode, SegmentReport
+
+
+def report() -> OptimizationReport:
+    measurement = Measurement(
+        original_milliseconds=2.0, optimized_milliseconds=1.0, ratio=2.0, interval=(1.9, 2.1), rounds=9, verdict="faster"
+    )
+    adopted = SegmentReport(
+        name="tf_opt_segment_0",
+        node_count=6,
+        op_counts={"MatMul": 4, "Relu": 2},
+        inputs=("x:0 float32 ['?', 16]",),
+        outputs=("y:0 float32 ['?', 4]",),
+        weight_bytes=3 << 20,
+        adopted=True,
+        library="openvino 1.2",
+        measurement=measurement,
+        maximum_error=1e-6,
+    )
+    rejected = SegmentReport(
+        name="tf_opt_segment_1",
+        node_count=3,
+        op_counts={"Add": 3},
+        inputs=(),
+        outputs=(),
+        weight_bytes=0,
+        reason="slower than TensorFlow: by half",
+    )
+    return OptimizationReport(
+        engine="openvino",
+        compute_nodes=12,
+        original_nodes=40,
+        segments=(adopted, rejected),
+        refused=tuple(RefusedNode(name=f"n{i}", op="Betainc", category="op", reason="no conversion") for i in range(3)),
+        measurement=measurement,
+        maximum_error=1e-6,
+        stage_seconds={"passes": 0.5},
+    )
+
+
+def test_counts():
+    assert report().nodes_in_segments == 9
+    assert report().nodes_in_engines == 6
+    assert report().engine_count == 1
+    assert report().coverage == 0.75
+    assert report().refusal_counts == {"op": 3}
+    assert OptimizationReport(engine="openvino", compute_nodes=0, original_nodes=0).coverage == 0.0
+
+
+def test_text_has_what_a_reader_asks_for():
+    text = report().text()
+    for expected in ("9 of 12 compute nodes (75.0%)", "slower than TensorFlow", "Betainc", "no conversion", "2.000"):
+        assert expected in text
+    assert str(report()) == text
+
+
+def test_json_round_trip(tmp_path):
+    path = tmp_path / "report.json"
+    text = report().to_json(path)
+    content = json.loads(path.read_text())
+    assert content == json.loads(text)
+    assert content["segments"][1]["reason"] == "slower than TensorFlow: by half"
+    assert content["coverage"] == 0.75
