@@ -100,7 +100,7 @@ def test_wrong_arguments() -> None:
         benchmark({}, [feed(1)])
     with pytest.raises(InvalidOptionError, match="runs=0"):
         benchmark({"a": graph(1.0)}, [{"x": np.ones((4, 3), "float32")}], runs=0)
-    with pytest.raises(InvalidFeedError, match="Feed 0: .*lacks 'x'"):
+    with pytest.raises(InvalidFeedError, match=r"Feed 0: .*lacks 'x'"):
         benchmark({"a": graph(1.0)}, [{}])
     for empty in ([], {"x": 1}):
         with pytest.raises(InvalidFeedError, match="list of at least one feed"):

@@ -21,7 +21,10 @@ def values(a: Any, b: Any, **options: Any) -> Comparison:
     feeds = [{"number": index} for index in range(len(a))]
     options.setdefault("show", False)
     return compare(
-        lambda feed: {"y": np.asarray(a[feed["number"]])}, lambda feed: {"y": np.asarray(b[feed["number"]])}, feeds, **options
+        lambda feed: {"y": np.asarray(a[feed["number"]])},
+        lambda feed: {"y": np.asarray(b[feed["number"]])},
+        feeds,
+        **options,
     )
 
 
@@ -144,7 +147,7 @@ def test_outputs_are_matched_by_key() -> None:
 
 def test_feeds_are_checked_before_anything_runs() -> None:
     good, bad = {"x": np.ones(2, "float32")}, {"x": np.ones(2)}
-    with pytest.raises(InvalidFeedError, match="Feed 1: .*dtype float64"):
+    with pytest.raises(InvalidFeedError, match=r"Feed 1: .*dtype float64"):
         compare(lambda feed: pytest.fail("ran"), graph(1.0, "y"), [good, bad])
     with pytest.raises(InvalidFeedError, match="empty"):
         compare(graph(1.0, "y"), graph(1.0, "y"), [])

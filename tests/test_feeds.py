@@ -34,7 +34,10 @@ def test_names_in_every_form(ids: str, mask: str) -> None:
         ({}, r"The feed lacks 'input_ids', 'mask'\. The graph takes 'input_ids', 'mask'"),
         ({"input_id": 1}, r"no input 'input_id'\. Did you mean 'input_ids'.*Its inputs: 'input_ids', 'mask'"),
         ({"mask": 1.0, "serving_mask": 1.0}, r"'mask' is fed twice, the second time as 'serving_mask'"),
-        ([1], r"Expected a mapping from input names to arrays, got list\. Write \{'input_ids': \.\.\., 'mask': \.\.\.\}"),
+        (
+            [1],
+            r"Expected a mapping from input names to arrays, got list\. Write \{'input_ids': \.\.\., 'mask': \.\.\.\}",
+        ),
     ],
 )
 def test_names_that_do_not_fit(feed: Any, message: str) -> None:

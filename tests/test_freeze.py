@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -264,6 +265,31 @@ def test_lookup_table_is_an_error_with_the_reason() -> None:
     function = tf.function(table.lookup, input_signature=[tf.TensorSpec([None], tf.string, name="words")])
     with pytest.raises(FreezeError, match=r"LookupTableFindV2.*lookup table"):
         freeze_concrete_function(function.get_concrete_function())
+
+
+def test_lookup_table_of_tensorflow_1_is_an_error(tmp_path: Path) -> None:
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        table = tf.compat.v1.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(["a"], [1]), -1)
+        words = tf.compat.v1.placeholder(tf.string, [None], name="words")
+        ids = table.lookup(words)
+        session.run(tf.compat.v1.tables_initializer())
+        tf.compat.v1.saved_model.simple_save(
+            session, str(tmp_path / "model"), {"words": words}, {"ids": ids}, tf.compat.v1.tables_initializer()
+        )
+    with pytest.raises(FreezeError, match=r"LookupTableFindV2.*lookup table"):
+        freeze_saved_model(tmp_path / "model")
+
+
+def test_variables_that_are_gone_are_an_error() -> None:
+    def make() -> Any:
+        variable = tf.Variable(1.0)
+        function = tf.function(lambda x: x + variable, input_signature=[tf.TensorSpec([], tf.float32)])
+        return function.get_concrete_function()
+
+    concrete = make()
+    gc.collect()
+    with pytest.raises(FreezeError, match="are gone"):
+        freeze_concrete_function(concrete)
 
 
 def test_composite_tensors_are_an_error() -> None:

@@ -101,20 +101,20 @@ class Subclassed(keras.Model):
         super().__init__()
         self.dense = keras.layers.Dense(3)
 
-    def call(self, text: Any, mask: Any = None, training: bool | None = None) -> Any:
+    def call(self, text: Any, scale: Any = None, training: bool | None = None) -> Any:
         y = self.dense(text)
         if training:
             y = y * 0.0
-        return {"y": y if mask is None else y * mask}
+        return {"y": y if scale is None else y * scale}
 
 
 def test_subclassed_model_needs_a_specification() -> None:
     model = Subclassed()
     with pytest.raises(FreezeError, match=r"declares no inputs.*input_spec="):
         freeze_keras(model)
-    x, mask = array(2, 4), np.ones((2, 1), "float32")
-    frozen = freeze_keras(model, {"mask": ((None, 1), "float32"), "text": ((None, 4), "float32")})
-    check(frozen, {"text": x, "mask": mask}, model(x, mask=mask))
+    x, scale = array(2, 4), array(2, 1)
+    frozen = freeze_keras(model, {"scale": ((None, 1), "float32"), "text": ((None, 4), "float32")})
+    check(frozen, {"text": x, "scale": scale}, model(x, scale=scale))
     check(freeze_keras(model, {"text": ((None, 4), "float32")}), {"text": x}, model(x))
 
 
@@ -146,8 +146,8 @@ def test_composite_inputs_are_an_error() -> None:
 
 
 def bert_config(**options: Any) -> transformers.BertConfig:
-    small = dict(num_hidden_layers=2, hidden_size=32, num_attention_heads=4, intermediate_size=64, vocab_size=100)
-    return transformers.BertConfig(**{**small, **options})
+    small = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64}
+    return transformers.BertConfig(**{**small, "vocab_size": 100, **options})
 
 
 def bert_feed(batch: int, length: int, vocabulary: int = 100) -> dict[str, Any]:
@@ -184,6 +184,17 @@ def test_hugging_face_with_a_specification() -> None:
     assert frozen.input_names == ("input_ids:0", "attention_mask:0")
     feed = {name: value for name, value in bert_feed(2, 8).items() if name in spec}
     check(frozen, feed, {"logits": model(feed, training=False).logits})
+
+
+def test_hugging_face_inputs_by_position() -> None:
+    model = transformers.TFBertModel(bert_config())
+    feed = bert_feed(2, 8)
+    for spec in (((None, 8), "int32"), [tf.TensorSpec([None, 8], tf.int32)] * 2):
+        frozen = freeze_keras(model, spec)
+        names = list(feed)[: 2 if isinstance(spec, list) else 1]
+        assert frozen.input_names == tuple(f"{name}:0" for name in names)
+        used = {name: feed[name] for name in names}
+        check(frozen, used, dict(model(used, training=False)))
 
 
 @pytest.mark.slow

@@ -64,15 +64,14 @@ def test_graph_above_two_gigabytes_is_an_error(tmp_path: Path) -> None:
     class Big:
         """Stands for a GraphDef that protobuf refuses to write."""
 
-        node: tuple[Any, ...] = ()
-        library = graph_pb2.GraphDef().library
-        versions = graph_pb2.GraphDef().versions
-
         def SerializeToString(self) -> bytes:  # noqa: N802
             raise EncodeError("too big")
 
+        def __getattr__(self, name: str) -> Any:
+            return getattr(graph_pb2.GraphDef(), name)
+
     info = TensorInfo(name="x:0", dtype="float32")
-    frozen = FrozenGraph(graph_def=Big(), inputs=(info,), outputs=(info,))  # type: ignore[arg-type]
+    frozen = FrozenGraph(graph_def=Big(), inputs=(info,), outputs=(info,))
     with pytest.raises(FreezeError, match="2 GB"):
         frozen.save(tmp_path / "graph.pb")
     assert list(tmp_path.iterdir()) == []

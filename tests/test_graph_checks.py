@@ -31,6 +31,15 @@ def test_describes_inputs_and_sinks() -> None:
     ]
 
 
+def test_placeholder_with_default_is_no_input() -> None:
+    with tf.Graph().as_default() as graph:
+        x = tf.compat.v1.placeholder(tf.float32, [None], name="x")
+        tf.multiply(x, tf.compat.v1.placeholder_with_default(2.0, [], name="keep"), name="y")
+        tf.compat.v1.placeholder_with_default(2.0, [], name="unused")
+    frozen = frozen_from_graph_def(graph.as_graph_def())
+    assert (frozen.input_names, frozen.output_names) == (("x:0",), ("y:0",))
+
+
 def test_light_graphs_are_described_without_their_weights() -> None:
     light, weights = detach_weights(example())
     assert len(weights) == 1

@@ -16,6 +16,7 @@ from tf_opt.frozen_graph import FrozenGraph
 from tf_opt.graph_checks import frozen_from_graph_def
 from tf_opt.random_feeds import random_feeds
 from tf_opt.session import GraphRunner
+from tf_opt.weights import detach_weights
 
 
 def graph(**inputs: tuple[Any, list[int | None] | None]) -> FrozenGraph:
@@ -63,6 +64,14 @@ def test_meaning_is_read_off_the_graph() -> None:
     assert (feed["weights"][:, 0] == 1).all()
     assert len(set(feed["weights"].sum(axis=1))) > 2
     assert 20 < feed["free"].max() < 100
+
+
+def test_light_graphs_give_the_same_feeds() -> None:
+    light, _ = detach_weights(embedding_graph())
+    for a, b in zip(random_feeds(light, seed=3), random_feeds(embedding_graph(), seed=3), strict=True):
+        assert set(a) == set(b) == {"words", "kinds", "classes", "weights", "free"}
+        assert all((a[name] == b[name]).all() for name in a)
+    assert random_feeds(light, batch=40)[0]["words"].max() == 6
 
 
 def test_feeds_of_a_hugging_face_model_run() -> None:

@@ -14,7 +14,7 @@ def test_round_trip_is_exact():
     light, store = detach_weights(graph_def)
     assert attach_weights(light, store) == graph_def
     assert {node.name for node in light.node if is_weight(node)} == set(store) == {"first"}
-    assert light.ByteSize() < graph_def.ByteSize() - 16 * 48 * 4
+    assert light.ByteSize() < graph_def.ByteSize() / 2
 
 
 def test_placeholder_keeps_dtype_shape_and_control_inputs():

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
+from rich.console import Console, Group
 from rich.progress import Progress
 from rich.table import Table
 
@@ -72,25 +72,27 @@ class Benchmark:
             write_text(path, content + "\n")
         return content
 
-    def table(self) -> Table:
-        """Returns the rows as a rich table, times in milliseconds."""
-        table = Table(
-            title="Benchmark (ms)", caption=f"{self.environment.get('cpu')}, {self.environment.get('cores')} cores"
-        )
-        table.add_column("feed", overflow="fold")
+    def tables(self) -> Group:
+        """Returns one rich table for each feed shape, times in milliseconds."""
+        where = f"{self.environment.get('cpu')}, {self.environment.get('cores')} cores"
+        feeds = dict.fromkeys(row.feed for row in self.rows)
+        return Group(*(self._table(feed) for feed in feeds), f"Measured on {where}.")
+
+    def _table(self, feed: str) -> Table:
+        table = Table(title=f"{feed} (ms)", title_justify="left")
         table.add_column("graph", overflow="fold")
         for name in ("mean", "p50", "p95", "p99", "min", "samples/s", "speedup"):
-            table.add_column(
-                name, justify="right", no_wrap=True
-            )  # In a narrow terminal the names fold, not the figures.
-        for row in sorted(self.rows, key=lambda row: [r.feed for r in self.rows].index(row.feed)):
-            times = [f"{1e3 * t:.3f}" for t in (row.mean, row.p50, row.p95, row.p99, row.minimum)]
-            table.add_row(row.feed, row.graph, *times, f"{row.throughput:.1f}", f"{row.speedup:.2f}×")
+            # In a narrow terminal the names fold, not the figures.
+            table.add_column(name, justify="right", no_wrap=True)
+        for row in self.rows:
+            if row.feed == feed:
+                times = [f"{1e3 * t:.3f}" for t in (row.mean, row.p50, row.p95, row.p99, row.minimum)]
+                table.add_row(row.graph, *times, f"{row.throughput:.1f}", f"{row.speedup:.2f}×")
         return table
 
     def print(self, console: Console | None = None) -> None:
-        """Prints the table."""
-        (console or Console()).print(self.table())
+        """Prints the tables."""
+        (console or Console()).print(self.tables())
 
 
 def benchmark(
@@ -110,7 +112,7 @@ def benchmark(
         feeds: Mappings from inputs to arrays. Feeds of the same shapes share a row and take turns.
         warmup: Runs of each graph and feed before the measured ones.
         runs: Measured runs of each graph for each shape.
-        show: Whether to print the table.
+        show: Whether to print the tables.
         timer: Clock, in seconds.
 
     Raises:

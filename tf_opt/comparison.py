@@ -94,9 +94,8 @@ class Comparison:
         table.add_column("output", overflow="fold")
         table.add_column("dtype, shape", overflow="fold")
         for name in ("max abs", "max rel", "cosine", "differ"):
-            table.add_column(
-                name, justify="right", no_wrap=True
-            )  # In a narrow terminal the names fold, not the figures.
+            # In a narrow terminal the names fold, not the figures.
+            table.add_column(name, justify="right", no_wrap=True)
         table.add_column("worst at", overflow="fold")
         table.add_column("equal", no_wrap=True)
         for output in self.outputs:

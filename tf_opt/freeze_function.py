@@ -74,7 +74,8 @@ def _freeze(concrete: ConcreteFunction, inputs: Sequence[Any], outputs: Sequence
     graph_def = _inline(concrete, [tensor.name for tensor in (*inputs, *(tensor for _, tensor in outputs))])
     captures = _captures(concrete, graph_def)
     convert_captures(graph_def, {name: _weight_type(value) for name, value in captures.items()})
-    input_infos = tuple(describe_tensor(tensor, key) for tensor, key in zip(inputs, _input_keys(concrete, inputs), strict=True))
+    keys = _input_keys(concrete, inputs)
+    input_infos = tuple(describe_tensor(tensor, key) for tensor, key in zip(inputs, keys, strict=True))
     output_infos = tuple(describe_tensor(tensor, key) for key, tensor in outputs)
     graph_def = clean_graph(
         graph_def, [node_name(info.name) for info in input_infos], [info.name for info in output_infos]
@@ -207,8 +208,14 @@ def _inline(concrete: ConcreteFunction, kept: Sequence[str]) -> graph_pb2.GraphD
 
 def _captures(concrete: ConcreteFunction, graph_def: graph_pb2.GraphDef) -> Captures:
     """Returns the values that the function captures, variables as such, by the name of their placeholder."""
-    variables = {id(variable.handle): variable for variable in concrete.graph.variables if hasattr(variable, "handle")}
-    variables |= {id(variable.handle): variable for variable in concrete.variables if hasattr(variable, "handle")}
+    try:
+        held = [*concrete.graph.variables, *concrete.variables]
+    except AssertionError as error:  # Functions hold their variables weakly.
+        raise FreezeError(
+            f"The variables of the function {concrete.name!r} are gone: {error} Keep the model that owns them until "
+            "it is frozen."
+        ) from error
+    variables = {id(variable.handle): variable for variable in held if hasattr(variable, "handle")}
     present = {node.name for node in graph_def.node}
     captures: Captures = {}
     for external, internal in concrete.graph.captures:
@@ -243,7 +250,8 @@ def _refuse_tables(graph_def: graph_pb2.GraphDef) -> None:
     left = {n.name for n in graph_def.node if n.op == "Placeholder" and n.attr["dtype"].type in _handle_types()}
     for node in graph_def.node:
         for reference in node.input:
-            if node_name(reference) in left:
+            # TensorFlow 1 keeps the table in the graph, where nothing would fill it in another Session.
+            if node_name(reference) in left or node.op.startswith("LookupTable"):
                 raise FreezeError(
                     f"The node {node.name!r} ({node.op}) uses a resource that is no variable, such as a lookup "
                     "table. A plain GraphDef cannot hold its contents, which an initializer would have to load in "

@@ -47,7 +47,8 @@ def freeze_keras(model: KerasModel, input_spec: InputSpec | None = None) -> Froz
         )
     specs = _declared_inputs(model) if input_spec is None else _named_specs(model, input_spec)
     _refuse_composites(specs)
-    arrange = _arrangement(model, specs, by_name=input_spec is None or isinstance(input_spec, Mapping))
+    by_name = input_spec is None or isinstance(input_spec, Mapping) or bool(_hugging_face_inputs(model))
+    arrange = _arrangement(model, specs, by_name=by_name)
     arguments = {"training": False} if _takes_training(model) else {}
 
     def call(*tensors: Any) -> Any:
@@ -76,8 +77,8 @@ def freeze_keras(model: KerasModel, input_spec: InputSpec | None = None) -> Froz
 
 
 def _declared_inputs(model: KerasModel) -> dict[str, tf.TensorSpec]:
-    signature = getattr(model, "input_signature", None)
-    if isinstance(signature, Mapping) and signature:
+    signature = _hugging_face_inputs(model)
+    if signature:
         return {name: _spec(name, spec) for name, spec in signature.items()}
     declared = getattr(model, "inputs", None)
     if not declared:
@@ -98,10 +99,12 @@ def _named_specs(model: KerasModel, input_spec: InputSpec) -> dict[str, tf.Tenso
         return {str(name): _spec(str(name), spec) for name, spec in input_spec.items()}
     specs = [input_spec] if _is_single(input_spec) else list(input_spec)
     declared = list(getattr(model, "inputs", None) or [])
-    named = {}
+    names = [_keras_name(tensor, index) for index, tensor in enumerate(declared)] if len(declared) == len(specs) else []
+    # Hugging Face's models may be given fewer inputs than they declare, in the order in which they declare them.
+    names = names or list(_hugging_face_inputs(model))
+    named: dict[str, tf.TensorSpec] = {}
     for index, spec in enumerate(specs):
-        default = _keras_name(declared[index], index) if len(declared) == len(specs) else f"input_{index}"
-        name = getattr(spec, "name", None) or default
+        name = getattr(spec, "name", None) or (names[index] if index < len(names) else f"input_{index}")
         if name in named:
             raise FreezeError(
                 f"Two inputs are named {name!r} in input_spec. Give each its own name: {{'a': ..., 'b': ...}}."
@@ -156,6 +159,12 @@ def _refuse_composites(specs: Mapping[str, Any]) -> None:
             )
 
 
+def _hugging_face_inputs(model: KerasModel) -> Mapping[str, Any]:
+    """Returns the specifications by name that a model of Hugging Face declares; an empty mapping for other models."""
+    signature = getattr(model, "input_signature", None)
+    return signature if isinstance(signature, Mapping) else {}
+
+
 def _input_structure(model: KerasModel) -> Any:
     """Returns the nest of symbolic tensors that a functional model takes; None for other models."""
     try:
@@ -172,11 +181,10 @@ def _arrangement(model: KerasModel, specs: Mapping[str, Any], *, by_name: bool) 
     if not by_name:
         return lambda tensors: ((next(iter(tensors.values())) if len(tensors) == 1 else list(tensors.values()),), {})
     parameters = inspect.signature(model.call).parameters
-    if hasattr(model, "input_signature") or not set(specs) <= set(parameters):
-        # Hugging Face models unpack a mapping; other models with one argument get what they would be fed.
-        if len(specs) == 1 and not hasattr(model, "input_signature"):
-            return lambda tensors: (tuple(tensors.values()), {})
-        return lambda tensors: ((tensors,), {})
+    if _hugging_face_inputs(model):
+        return lambda tensors: ((tensors,), {})  # They unpack a mapping.
+    if not set(specs) <= set(parameters):
+        return lambda tensors: (tuple(tensors.values()) if len(specs) == 1 else (tensors,), {})
     first = next(iter(parameters))
     # Keras wants its first argument positional.
     return lambda tensors: (

@@ -17,7 +17,7 @@ from tf_opt.tensor_info import TensorInfo, tensor_name
 from tf_opt.weights import detach_weights
 
 
-# Compared by identity: comparing weights byte by byte is never what a caller wants, and so a graph can be a cache's key.
+# Compared by identity: nobody wants to compare weights byte by byte, and a graph can be the key of a cache.
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FrozenGraph:
     """A GraphDef that holds its weights as constants, and the tensors by which a user feeds and fetches it.

@@ -41,7 +41,9 @@ VARIABLE_OPS = frozenset(
 )
 """Ops that hold or touch variables. Tables, queues and iterators are no variables: their ops stay in TensorFlow."""
 
-PLACEHOLDER_OPS = frozenset({"Placeholder", "PlaceholderV2", "PlaceholderWithDefault"})
+PLACEHOLDER_OPS = frozenset({"Placeholder", "PlaceholderV2"})
+"""Placeholders that have to be fed. PlaceholderWithDefault is no input: its default serves (no dropout, for example),
+and a Session can still feed it."""
 
 _MAXIMUM_NAMES_IN_MESSAGE = 5
 
@@ -125,7 +127,7 @@ def sink_outputs(graph_def: graph_pb2.GraphDef) -> tuple[str, ...]:
     consumed = {node_name(reference) for node in graph_def.node for reference in node.input}
     sinks: list[str] = []
     for node in graph_def.node:
-        if node.name in consumed or node.op in PLACEHOLDER_OPS or node.op == "Const":
+        if node.name in consumed or node.op in PLACEHOLDER_OPS or node.op in ("Const", "PlaceholderWithDefault"):
             continue
         sinks.extend(f"{node.name}:{index}" for index in range(output_count(node) or 0))
     return tuple(sinks)

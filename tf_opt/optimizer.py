@@ -27,11 +27,7 @@ from tf_opt.graph_checks import frozen_from_graph_def
 from tf_opt.options import Options
 from tf_opt.passes.tf.extract import extract_segment
 from tf_opt.passes.tf.pass_base import Border, PassPipeline
-from tf_opt.passes.tf.pipeline import graph_passes
-try:
-    from tf_opt.passes.tf.pipeline import export_passes
-except ImportError:
-    export_passes = lambda: []
+from tf_opt.passes.tf.pipeline import EXPORT_PASSES, GRAPH_PASSES
 from tf_opt.passes.tf.segment import Segment, Segmentation, segment_graph
 from tf_opt.passes.tf.splice import EngineNode
 from tf_opt.report import OptimizationReport, RefusedNode, SegmentReport
@@ -164,7 +160,7 @@ class _Run:
     def analyze(self) -> OptimizationReport:
         """Goes as far as segmentation."""
         light, weights = detach_weights(self.frozen.graph_def)
-        pipeline = PassPipeline(graph_passes(), dump_dir=self.dump_dir)
+        pipeline = PassPipeline(GRAPH_PASSES, dump_dir=self.dump_dir)
         light = pipeline.run(light, self.border)
         segmentation = self.segment(light)
         segments = tuple(_describe(segment, light, weights) for segment in segmentation.segments)
@@ -178,7 +174,7 @@ class _Run:
             if not self.options.dynamic_opt:
                 light = fix_input_shapes(light, feeds)
             with self.stage("passes"):
-                pipeline = PassPipeline(graph_passes(), dump_dir=self.dump_dir)
+                pipeline = PassPipeline(GRAPH_PASSES, dump_dir=self.dump_dir)
                 light = pipeline.run(light, self.border)
             segmentation, candidates, rejected = self.build_engines(light, weights)
             with self.stage("adopt"):
@@ -258,7 +254,7 @@ class _Run:
                 inputs=tuple(f"input_{i}" for i in range(len(segment.inputs))),
                 outputs=tuple(f"output_{i}:0" for i in range(len(segment.outputs))),
             )
-            prepared = PassPipeline(export_passes()).run(extracted, border)
+            prepared = PassPipeline(EXPORT_PASSES).run(extracted, border)
             exported = export_segment(prepared, self.opset)
             content = exported.model.SerializeToString()
             export_seconds = time.perf_counter() - started

@@ -11,19 +11,20 @@ from tensorflow.python.framework import dtypes
 from tf_opt.passes.tf.fold_shape_arithmetic import reshape_target
 from tf_opt.passes.tf.graph_editor import GraphEditor
 from tf_opt.passes.tf.node_defs import attribute_dtype, make_node
+from tf_opt.passes.tf.node_facts import SymbolicShape
 from tf_opt.passes.tf.pass_base import Border, GraphPass, PassResult
 from tf_opt.passes.tf.shape_nodes import ShapeNodes
 from tf_opt.passes.tf.symbolic_dims import Dim, product
-from tf_opt.passes.tf.symbolic_shapes import SymbolicShape, SymbolicShapes
+from tf_opt.passes.tf.symbolic_shapes import SymbolicShapes
 
 
 class CollapseTensordot(GraphPass):
     """Turns Reshape, MatMul, Reshape back into one BatchMatMulV2 with a matrix on the right.
 
-    Where the symbolic shapes prove that the last Reshape restores the leading dimensions that the first one merged, both
-    go. Where the first one merged other dimensions (heads into the hidden size), one Reshape to the leading dimensions
-    of the result stays before the multiplication; where the last one splits the columns, one stays after it. A BiasAdd
-    between MatMul and Reshape comes along.
+    Where the symbolic shapes prove that the last Reshape restores the leading dimensions that the first one merged,
+    both go. Where the first one merged other dimensions (heads into the hidden size), one Reshape to the leading
+    dimensions of the result stays before the multiplication; where the last one splits the columns, one stays after
+    it. A BiasAdd between MatMul and Reshape comes along.
 
     This pass is for graphs that go to an exporter: TensorFlow's own BatchMatMulV2 kernel multiplies once for each
     batch entry, where the flattened MatMul multiplies once.

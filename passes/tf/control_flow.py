@@ -49,9 +49,9 @@ class Atom(NamedTuple):
     """One condition of a node's liveness.
 
     Attributes:
-        kind: "switch" (a predicate sends to a port), "first" (the first iteration of a loop), or "loop", "merge",
-            "exit", "trigger" (alive when that node is).
-        name: The tensor that the predicate's value comes from for "switch"; else the node or frame.
+        kind: "switch" or "switch_n" (a predicate sends to a port), "first" (the first iteration of a loop), or "loop",
+            "merge", "exit", "trigger" (alive when that node is).
+        name: The tensor that the predicate's value comes from for a switch; else the node or frame.
         port: The output of the Switch; the number of the class for "loop"; else 0.
     """
 
@@ -193,7 +193,9 @@ class _LivenessAnalysis:
         if reference.is_control or self._view.op(reference.node) not in SWITCH_OPS:
             return liveness
         predicate = self._origin(self._view.data_inputs(reference.node)[1])
-        return liveness | {Atom("switch", predicate.tensor_name, reference.output_index)}
+        # Two outputs of a _SwitchN may both be dead, so they are no complements.
+        kind = "switch_n" if self._view.op(reference.node) == "_SwitchN" else "switch"
+        return liveness | {Atom(kind, predicate.tensor_name, reference.output_index)}
 
     def _origin(self, reference: InputRef) -> InputRef:
         """The tensor whose value a chain of Identity and Switch passes on.
@@ -279,4 +281,4 @@ def _are_complements(first: Liveness, second: Liveness) -> bool:
     if len(first) != 1 or len(second) != 1:
         return False
     (one,), (other,) = first, second
-    return one.kind == other.kind == "switch" and one.name == other.name and {one.port, other.port} == {0, 1}
+    return one.kind == other.kind == "switch" and one.name == other.name and one.port != other.port

@@ -21,11 +21,11 @@ from tensorflow.core.framework.graph_pb2 import GraphDef
 from tensorflow.core.framework.node_def_pb2 import NodeDef
 from tensorflow.core.framework.op_def_pb2 import OpDef
 from tensorflow.core.framework.tensor_shape_pb2 import TensorShapeProto
+
+from tf_opt.errors import InvalidGraphError, UnknownOpError
 from tf_opt.passes.tf.graph_view import InputRef, format_input, parse_input
 from tf_opt.passes.tf.segment import Segment
 from tf_opt.passes.tf.tensor_types import op_definition
-
-from tf_opt.errors import InvalidGraphError, UnknownOpError
 from tf_opt.tensor_info import Shape, TensorInfo
 from tf_opt.weights import WEIGHT_ATTRIBUTE
 
@@ -135,7 +135,6 @@ def segment_function(graph_def: GraphDef, segment: Segment, name: str) -> Functi
     for node in inner:
         copy = function.node_def.add()
         copy.CopyFrom(node)
-        _fill_defaults(copy)
         del copy.input[:]
         for text in node.input:
             reference = parse_input(text)
@@ -189,22 +188,11 @@ def _definition(node: NodeDef) -> OpDef:
 
 def _output_names(node: NodeDef) -> Iterator[str]:
     """Yields "argument:index" for each output of a node, in order."""
-    definition = _definition(node)
-    defaults = {attribute.name: attribute.default_value for attribute in definition.attr}
-    for argument in definition.output_arg:
+    for argument in _definition(node).output_arg:
         count = 1
         if argument.number_attr:
-            name = argument.number_attr
-            count = node.attr[name].i if name in node.attr else defaults[name].i
+            count = node.attr[argument.number_attr].i
         elif argument.type_list_attr:
-            name = argument.type_list_attr
-            count = len((node.attr[name] if name in node.attr else defaults[name]).list.type)
+            count = len(node.attr[argument.type_list_attr].list.type)
         for index in range(count):
             yield f"{argument.name}:{index}"
-
-
-def _fill_defaults(node: NodeDef) -> None:
-    # A GraphDef may leave out attributes that have their default value; in a function nobody fills them in.
-    for attribute in _definition(node).attr:
-        if attribute.name not in node.attr and attribute.HasField("default_value"):
-            node.attr[attribute.name].CopyFrom(attribute.default_value)

@@ -28,9 +28,9 @@ class FoldShapeArithmetic(GraphPass):
     * anything else: one shared StridedSlice(Shape(...)) for each unknown dimension of the whole graph, and one shared
       Pack, Mul, AddV2, ... for equal expressions
 
-    Of several unknown entries of a Reshape target, the one that the fewest targets of the graph have becomes -1, so that
-    the others come from few providers; among equals the first, which is most often the batch: -1 can be inferred for an
-    empty batch, but not where another entry is 0.
+    Of several unknown entries of a Reshape target, the one that the fewest targets of the graph have becomes -1, so
+    that the others come from few providers; among equals the first, which is most often the batch: -1 can be inferred
+    for an empty batch, but not where another entry is 0.
 
     Before, for x of shape [b, s, 8]:
         Reshape(x, Pack(Prod(Shape(x)[0:2]), 8)) -> t    Reshape(t, Pack(Shape(x)[0], Shape(x)[1], 2, 4))
@@ -57,7 +57,9 @@ class _Folding:
         """Counts in how many Reshape targets with several unknown entries each unknown dimension stands."""
         uses: Counter[Dim] = Counter()
         for node in self.editor.view:
-            shape = self.shapes.shape(node.name) if node.op == "Reshape" else None
+            # A Reshape that goes has no say; otherwise a second run would count, and choose, differently.
+            counts = node.op == "Reshape" and not self._is_trivial(node)
+            shape = self.shapes.shape(node.name) if counts else None
             unknown = {dim for dim in shape or () if not isinstance(dim, int)}
             if len(unknown) > 1:
                 uses.update(unknown)

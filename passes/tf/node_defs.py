@@ -9,9 +9,6 @@ import numpy as np
 from tensorflow.core.framework.node_def_pb2 import NodeDef
 from tensorflow.python.framework import dtypes, op_def_registry, tensor_util
 
-WEIGHT_ATTRIBUTE = "_tf_opt_weight"
-"""Marks the Placeholders that stand for detached weights."""
-
 # Attributes that say nothing about what a node computes; two nodes that differ in them alone are equal.
 _NOTES = frozenset({"_output_shapes", "_class", "_has_manual_control_dependencies", "grad_a", "grad_b"})
 
@@ -70,11 +67,6 @@ def constant_value(node: NodeDef | None) -> np.ndarray[Any, Any] | None:
 def attribute_dtype(node: NodeDef, key: str) -> Any:
     """Returns the tf.DType of a type attribute."""
     return dtypes.as_dtype(node.attr[key].type)
-
-
-def is_weight(node: NodeDef) -> bool:
-    """Whether a node is the Placeholder of a detached weight."""
-    return bool(node.op == "Placeholder" and WEIGHT_ATTRIBUTE in node.attr and node.attr[WEIGHT_ATTRIBUTE].b)
 
 
 def is_stateful(op: str) -> bool:

@@ -13,7 +13,7 @@ from typing import ClassVar
 from tensorflow.core.framework.graph_pb2 import GraphDef
 
 from tf_opt.errors import PassError
-from tf_opt.tensor_info import node_name, tensor_name
+from tf_opt.tensor_info import node_name
 
 logger = logging.getLogger(__name__)
 
@@ -39,10 +39,6 @@ class Border:
     def nodes(self) -> frozenset[str]:
         """Every node whose name has to survive: inputs and owners of outputs."""
         return self.output_nodes | {node_name(name) for name in self.inputs}
-
-    def is_fetched(self, tensor: str) -> bool:
-        """Whether a tensor ("x", "x:0" or "x:1") stays fetchable."""
-        return tensor_name(tensor) in {tensor_name(output) for output in self.outputs}
 
 
 @dataclass(frozen=True)

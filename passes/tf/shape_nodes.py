@@ -96,8 +96,8 @@ class ShapeNodes:
             for atom in monomial:
                 factor = self._atom(atom, dtype, user)
                 term = factor if term is None else self._binary("Mul", factor, term, dtype, user)
-            known = str(term)
-            total = known if total is None else self._binary("AddV2", total, known, dtype, user)
+            if term is not None:  # a monomial without atoms is a constant, so there always is one
+                total = term if total is None else self._binary("AddV2", total, term, dtype, user)
         return str(total)
 
     def _atom(self, atom: Atom, dtype: str, user: str) -> str:
@@ -115,15 +115,17 @@ class ShapeNodes:
             make_node(f"{_PREFIX}/{name}", "Shape", [source], T=dtypes.as_dtype(element), out_type=kind), user
         )
         bounds = [self.constant([bound], "int32", user=user) for bound in (axis, axis + 1, 1)]
-        masks = dict.fromkeys(("begin_mask", "end_mask", "ellipsis_mask", "new_axis_mask"), 0)
         node = make_node(
             f"{_PREFIX}/{name}/{axis}",
             "StridedSlice",
             [shape, *bounds],
             T=kind,
             Index=dtypes.int32,
+            begin_mask=0,
+            end_mask=0,
+            ellipsis_mask=0,
+            new_axis_mask=0,
             shrink_axis_mask=1,
-            **masks,
         )
         return self._shared(node, user)
 

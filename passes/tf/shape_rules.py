@@ -36,17 +36,17 @@ def broadcast_shapes(shapes: Iterable[SymbolicShape]) -> SymbolicShape:
 
 
 SAME_SHAPE_OPS = (
-    "Abs Acos Acosh Asin Asinh Atan Atanh BiasAdd BiasAddV1 Bitcast Cast Ceil CheckNumerics ClipByValue Cos Cosh Cumsum "
-    "Cumprod Digamma Elu Erf Erfc Erfinv Exp Expm1 FakeQuantWithMinMaxArgs FakeQuantWithMinMaxVars Floor Identity Inv "
-    "Invert IsFinite IsInf IsNan LeakyRelu Lgamma Log Log1p LogSoftmax LogicalNot Neg OnesLike PlaceholderWithDefault "
-    "PreventGradient QuantizeAndDequantizeV2 QuantizeAndDequantizeV3 QuantizeAndDequantizeV4 Reciprocal Relu Relu6 "
+    "Abs Acos Acosh Asin Asinh Atan Atanh BiasAdd BiasAddV1 Cast Ceil CheckNumerics ClipByValue Cos Cosh "
+    "Cumprod Cumsum Digamma Elu Erf Erfc Erfinv Exp Expm1 FakeQuantWithMinMaxArgs FakeQuantWithMinMaxVars Floor "
+    "Identity Inv Invert IsFinite IsInf IsNan LeakyRelu Lgamma Log Log1p LogSoftmax LogicalNot Neg OnesLike "
+    "PlaceholderWithDefault PreventGradient QuantizeAndDequantizeV2 QuantizeAndDequantizeV3 Reciprocal Relu Relu6 "
     "ReverseV2 Rint Round Rsqrt Selu Sigmoid Sign Sin Sinh Snapshot Softmax Softplus Softsign Sqrt Square StopGradient "
     "Tan Tanh ZerosLike FusedBatchNorm FusedBatchNormV2 FusedBatchNormV3 LRN"
 ).split()
 BROADCAST_OPS = (
     "Add AddV2 Atan2 BitwiseAnd BitwiseOr BitwiseXor Div DivNoNan Equal FloorDiv FloorMod Greater GreaterEqual Less "
-    "LessEqual LogicalAnd LogicalOr Maximum Minimum Mod Mul MulNoNan NotEqual Pow RealDiv SelectV2 SquaredDifference Sub "
-    "TruncateDiv TruncateMod Xdivy Xlogy"
+    "LessEqual LogicalAnd LogicalOr Maximum Minimum Mod Mul MulNoNan NotEqual Pow RealDiv SelectV2 SquaredDifference "
+    "Sub TruncateDiv TruncateMod Xdivy Xlogy"
 ).split()
 
 

@@ -22,11 +22,11 @@ from dataclasses import dataclass
 
 from tensorflow.core.framework.graph_pb2 import GraphDef
 from tensorflow.core.framework.node_def_pb2 import NodeDef
+
+from tf_opt.errors import InvalidGraphError
 from tf_opt.passes.tf.extract import dtype_enum, segment_function, shape_proto
 from tf_opt.passes.tf.graph_view import GraphView, InputRef, format_input, parse_input
 from tf_opt.passes.tf.segment import Segment
-
-from tf_opt.errors import InvalidGraphError
 from tf_opt.tensor_info import TensorInfo, node_name
 
 ENGINE_OP = "TfOptEngine"

@@ -160,7 +160,7 @@ def operation(name: str, *operands: Dim) -> Dim:
 
 
 def window(label: str) -> Dim:
-    """Returns the atom of a size that a sliding window leaves (convolution, pooling); `label` says all it depends on."""
+    """Returns the atom of a size that a convolution or pooling leaves; `label` says all that it depends on."""
     return _of_atom(Atom(f"window({label})", operation="window"))
 
 
@@ -180,6 +180,8 @@ def divide_exactly(dividend: Dim, divisor: Dim) -> Dim | None:
     (monomial, coefficient) = terms[0]
     if coefficient == 0:
         return None
+    if dividend == 0:
+        return 0
     quotient: dict[Monomial, int] = {}
     for factors, factor in _terms(dividend):
         rest = list(factors)

@@ -62,7 +62,7 @@ def test_other_version_says_what_to_do() -> None:
     packed = bytearray(EngineBlob(header=HEADER).pack())
     packed[8] = 2
 
-    with pytest.raises(EngineBlobVersionError, match="format version 2.*reads version 1.*install the tf_opt"):
+    with pytest.raises(EngineBlobVersionError, match=r"format version 2.*reads version 1.*install the tf_opt"):
         EngineBlob.unpack(bytes(packed))
 
 

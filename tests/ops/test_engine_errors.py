@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -75,16 +74,16 @@ def test_unknown_runtime_lists_the_known_ones() -> None:
 
 
 @pytest.fixture
-def absent_runtime() -> Iterator[str]:
+def absent_runtime() -> str:
     reason = b"the runtime 'absent' needs the package absent. Install it: pip install absent."
     build.native_functions().TfOptRegisterUnavailableRuntime(b"absent", ctypes.c_char_p(reason))
-    yield "absent"
+    return "absent"
 
 
 def test_absent_runtime_says_what_to_install(absent_runtime: str) -> None:
-    with dense_session(runtime=absent_runtime, fallback=True) as run:
-        with pytest.raises(tf.errors.FailedPreconditionError) as caught:
-            run(batch_of(1))
+    session = dense_session(runtime=absent_runtime, fallback=True)
+    with session as run, pytest.raises(tf.errors.FailedPreconditionError) as caught:
+        run(batch_of(1))
 
     assert "pip install absent" in str(caught.value)
     assert "TF_OPT_ON_ENGINE_FAILURE=fallback" in str(caught.value)
@@ -127,7 +126,10 @@ def test_empty_input_without_a_fallback_names_input_and_shape() -> None:
 
 
 def test_unsupported_shape_without_a_fallback_names_input_and_shape() -> None:
-    with dense_session(engine=blob(dense_onnx(batch=4))) as run, pytest.raises(tf.errors.InvalidArgumentError) as caught:
+    with (
+        dense_session(engine=blob(dense_onnx(batch=4))) as run,
+        pytest.raises(tf.errors.InvalidArgumentError) as caught,
+    ):
         run(batch_of(3))
 
     assert f"input_0 has shape [3,{HIDDEN}], the engine was built for [4,{HIDDEN}]" in str(caught.value)

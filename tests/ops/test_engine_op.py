@@ -298,7 +298,9 @@ np.save(r"{tmp_path}/y.npy", session.run("segment:0", {{"x:0": np.load(r"{tmp_pa
 # The session stays open: the process must end well with an engine loaded.
 """
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=False)
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=False
+    )
 
     assert result.returncode == 0, result.stderr
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), dense(batch_of(3)), rtol=1e-5, atol=1e-5)

@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from tf_opt.ops.build import cache_directory as cache_directory
     from tf_opt.ops.build import library_path as library_path
     from tf_opt.ops.build import load as load
-    from tf_opt.ops.build import register_when_tensorflow_is_imported as register_when_tensorflow_is_imported
     from tf_opt.ops.counters import reset_statistics as reset_statistics
     from tf_opt.ops.counters import statistics as statistics
+    from tf_opt.ops.import_hook import register_when_tensorflow_is_imported as register_when_tensorflow_is_imported
 
 _MODULE_OF = {
     "build_all": "build",
     "cache_directory": "build",
     "library_path": "build",
     "load": "build",
-    "register_when_tensorflow_is_imported": "build",
+    "register_when_tensorflow_is_imported": "import_hook",
     "reset_statistics": "counters",
     "statistics": "counters",
 }

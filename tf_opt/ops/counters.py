@@ -14,7 +14,8 @@ def statistics() -> dict[str, dict[str, int]]:
     The counters: `loads`, `load_failures`, `runs` (by the engine), `fallback_runs`, `copied_bytes` (between TensorFlow
     and the engine, in either direction), `concurrent_peak` (most runs at the same time), `concurrent_runs` (served by
     the variant for concurrent callers), `specialized_runs`, `specialized_kept`, `specialized_rejected` and
-    `specialized_evicted` (engines for one shape), `background_failures` (variants that could not be compiled). Segments of the same name in several graphs are added up.
+    `specialized_evicted` (engines for one shape), `background_failures` (variants that could not be compiled).
+    Segments of the same name in several graphs are added up.
 
     Raises:
         OpBuildError: The op could not be compiled or loaded.

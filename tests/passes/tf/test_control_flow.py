@@ -132,6 +132,19 @@ def test_merge_of_unrelated_switches_has_a_liveness_of_its_own() -> None:
     assert found["after_same"].liveness != ALWAYS
 
 
+def test_two_of_three_ways_do_not_cover_all() -> None:
+    with v1_graph() as graph:
+        x = v1.placeholder(tf.float32, SHAPE, name="x")
+        ways = tf.raw_ops.Split(axis=0, value=x, num_split=2, name="ways")
+        tf.raw_ops.Merge(inputs=ways, name="merged")
+        v1.placeholder(tf.int32, [], name="which")
+    graph_def = graph.as_graph_def()
+    switch = next(node for node in graph_def.node if node.name == "ways")
+    switch.op = "_SwitchN"
+    switch.input[:] = ["x", "which"]
+    assert execution_contexts(GraphView(graph_def))["merged"].liveness != ALWAYS
+
+
 def test_dead_control_input_counts() -> None:
     with v1_graph() as graph:
         x = v1.placeholder(tf.float32, SHAPE, name="x")
@@ -180,6 +193,23 @@ def test_loop_variables_that_continue_differently_are_kept_apart() -> None:
     found = contexts(graph)
     assert found["first"] == found["third"] != found["second"]
     assert found["first"].frame == found["second"].frame
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+def test_result_of_a_loop_that_may_end_dead_has_a_liveness_of_its_own(dropped: bool) -> None:
+    with v1_graph() as graph:
+        x = v1.placeholder(tf.float32, SHAPE, name="x")
+        enter = tf.raw_ops.Enter(data=x, frame_name="loop")
+        merge, _ = tf.raw_ops.Merge(inputs=[enter, enter])
+        rank = tf.raw_ops.Rank(input=merge)
+        leaves, stays = tf.raw_ops.Switch(data=merge, pred=tf.raw_ops.LoopCond(input=tf.raw_ops.Less(x=rank, y=rank)))
+        if dropped:  # In some iterations, after which nothing is there to leave the loop.
+            _, stays = tf.raw_ops.Switch(data=stays, pred=tf.raw_ops.Less(x=rank, y=rank))
+        merge.op._update_input(1, tf.raw_ops.NextIteration(data=stays))
+        tf.raw_ops.Exit(data=leaves, name="result")
+    found = contexts(graph)["result"]
+    assert found.frame == ()
+    assert (found.liveness == ALWAYS) == (not dropped)
 
 
 def test_inputs_of_different_frames_are_refused() -> None:

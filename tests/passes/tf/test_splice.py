@@ -159,6 +159,21 @@ def test_control_edges_are_kept() -> None:
         run(runnable, {"x": value() + 20}, ["y:0"])
 
 
+def test_way_through_a_constant_counts() -> None:
+    # relu ─► Sin ─► (control) constant ─► y, and relu ─► y: copying the constant must not hide the way over Sin.
+    with v1_graph() as graph:
+        x = v1.placeholder(tf.float32, SHAPE, name="x")
+        a = tf.nn.relu(x, name="a")
+        with tf.control_dependencies([tf.sin(a, name="between")]):
+            constant = tf.constant(2.0, name="constant")
+        with tf.control_dependencies([constant]):
+            also = tf.constant(3.0, name="also")
+        tf.add(a * constant, a * also, name="y")
+    segmentation, _ = check_splice(graph.as_graph_def(), ["y:0"], {"x": value()}, is_supported=unless("Sin"))
+    assert [segment.nodes for segment in segmentation.segments] == [("a",), ("mul", "mul_1", "y")]
+    assert segmentation.segments[1].control_inputs == ("between",)
+
+
 def test_segment_with_control_consumers_only_has_an_output() -> None:
     with v1_graph() as graph:
         x = v1.placeholder(tf.float32, SHAPE, name="x")

@@ -1,0 +1,117 @@
+// Unit test of tf_opt/ops/specializer.h, compiled and run by test_specialization.py. Prints the
+// first check that fails.
+
+#include "specializer.h"
+
+#include <cstdio>
+#include <cstdlib>
+
+#define CHECK(condition)                                  \
+  do {                                                    \
+    if (!(condition)) {                                   \
+      std::printf("line %d: %s\n", __LINE__, #condition); \
+      std::exit(1);                                       \
+    }                                                     \
+  } while (false)
+
+using Specializer = tf_opt::Specializer<int>;
+using Key = Specializer::Key;
+
+// Calls with `key` until it is measured, the specialized engine taking `seconds` against 1.0.
+void Measure(Specializer* specializer, const Key& key, double seconds) {
+  for (int call = 0; call < 22; ++call) {
+    const Specializer::Choice choice = specializer->Choose(key);
+    CHECK(choice.measure);
+    CHECK((choice.variant != nullptr) == (call % 2 == 0));  // Alternating.
+    specializer->Measured(key, choice.variant != nullptr, choice.variant ? seconds : 1.0);
+  }
+}
+
+// Counts `key` up to its compilation and finishes that.
+void Compile(Specializer* specializer, const Key& key, int after) {
+  for (int call = 1; call < after; ++call) CHECK(!specializer->Choose(key).compile);
+  CHECK(specializer->Choose(key).compile);
+  CHECK(!specializer->Choose(key).compile);  // Once.
+  CHECK(specializer->Choose(key).variant == nullptr);
+  specializer->Compiled(key, std::make_shared<int>(1));
+}
+
+void KeepsTheFasterAndRemembersTheRejected() {
+  tf_opt::Statistics statistics;
+  Specializer specializer(3, 16, &statistics);
+  const Key faster{1, 8}, slower{2, 8}, same{3, 8};
+  Compile(&specializer, faster, 3);
+  Measure(&specializer, faster, 0.9);
+  CHECK(statistics.specialized_kept == 1);
+  CHECK(specializer.Choose(faster).variant != nullptr);
+  CHECK(!specializer.Choose(faster).measure);
+  Compile(&specializer, slower, 3);
+  Measure(&specializer, slower, 1.1);
+  Compile(&specializer, same, 3);
+  Measure(&specializer, same, 0.99);  // Not worth the memory.
+  CHECK(statistics.specialized_rejected == 2);
+  for (int call = 0; call < 100; ++call) {
+    CHECK(!specializer.Choose(slower).compile);
+    CHECK(specializer.Choose(slower).variant == nullptr);
+  }
+}
+
+void FailedCompilationIsARejection() {
+  tf_opt::Statistics statistics;
+  Specializer specializer(1, 16, &statistics);
+  CHECK(specializer.Choose({1}).compile);
+  specializer.Compiled({1}, nullptr);
+  CHECK(statistics.specialized_rejected == 1);
+  CHECK(!specializer.Choose({1}).compile);
+}
+
+void EvictsTheLeastRecentlyUsed() {
+  tf_opt::Statistics statistics;
+  Specializer specializer(1, 2, &statistics);
+  for (int64_t shape = 1; shape <= 2; ++shape) {
+    Compile(&specializer, {shape}, 1);
+    Measure(&specializer, {shape}, 0.5);
+  }
+  CHECK(specializer.Choose({1}).variant != nullptr);  // Now 2 is the older one.
+  Compile(&specializer, {3}, 1);
+  CHECK(statistics.specialized_evicted == 1);
+  CHECK(specializer.Choose({1}).variant != nullptr);
+  Measure(&specializer, {3}, 0.5);
+  CHECK(specializer.Choose({2}).compile);  // Starts again, in the place of 1.
+  CHECK(statistics.specialized_evicted == 2);
+  CHECK(specializer.Choose({3}).variant != nullptr);
+}
+
+void ShapesInWorkKeepTheirPlaces() {
+  tf_opt::Statistics statistics;
+  Specializer specializer(1, 1, &statistics);
+  CHECK(specializer.Choose({1}).compile);
+  CHECK(!specializer.Choose({2}).compile);
+  CHECK(statistics.specialized_evicted == 0);
+}
+
+void ManyShapesAreForgottenButNotThoseInWork() {
+  tf_opt::Statistics statistics;
+  Specializer specializer(2, 1, &statistics);
+  CHECK(!specializer.Choose({-1}).compile);
+  CHECK(specializer.Choose({-1}).compile);
+  for (int64_t shape = 0; shape < 20000; ++shape) CHECK(!specializer.Choose({shape}).compile);
+  specializer.Compiled({-1}, std::make_shared<int>(1));
+  Measure(&specializer, {-1}, 0.5);
+  CHECK(specializer.Choose({-1}).variant != nullptr);
+}
+
+void NeverWhereNotAskedFor() {
+  tf_opt::Statistics statistics;
+  CHECK(!Specializer(0, 16, &statistics).enabled());
+  CHECK(!Specializer(5, 0, &statistics).enabled());
+}
+
+int main() {
+  KeepsTheFasterAndRemembersTheRejected();
+  FailedCompilationIsARejection();
+  EvictsTheLeastRecentlyUsed();
+  ShapesInWorkKeepTheirPlaces();
+  ManyShapesAreForgottenButNotThoseInWork();
+  NeverWhereNotAskedFor();
+}

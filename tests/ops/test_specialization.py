@@ -1,0 +1,102 @@
+"""Engines for one shape: the rule that decides about them, and the runtime that follows it."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from onnx import TensorProto, helper
+
+import tf_opt.ops
+from tests.ops.engine_graphs import batch_of, blob, dense, dense_session, engine_op, onnx_model, tf1
+from tf_opt.ops import build
+
+
+@pytest.fixture(autouse=True)
+def fresh_statistics() -> None:
+    tf_opt.ops.reset_statistics()
+
+
+def counters() -> dict[str, int]:
+    return tf_opt.ops.statistics()["segment"]
+
+
+def test_the_rule(tmp_path: Path) -> None:
+    program = tmp_path / "specializer_test"
+    source = Path(__file__).with_name("specializer_test.cc")
+    command = [*build.compiler_command(), "-std=c++17", "-Wall", "-Wextra", "-Werror", "-pthread"]
+    command += [f"-I{build.SOURCE_DIRECTORY}", str(source), "-o", str(program)]
+    compiled = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert compiled.returncode == 0, f"{shlex.join(command)}\n{compiled.stderr}"
+
+    result = subprocess.run([str(program)], capture_output=True, text=True, check=False)
+
+    assert result.returncode == 0, result.stdout
+
+
+def test_each_shape_is_decided_once_and_values_stay_right() -> None:
+    deadline = time.monotonic() + 20
+    with dense_session(specialize_after=3) as run:
+        while counters_decided() < 2 and time.monotonic() < deadline:
+            for rows in (2, 5):
+                np.testing.assert_allclose(run(batch_of(rows)), dense(batch_of(rows)), rtol=1e-5, atol=1e-5)
+        for _ in range(50):
+            np.testing.assert_allclose(run(batch_of(5)), dense(batch_of(5)), rtol=1e-5, atol=1e-5)
+
+    assert counters_decided() == 2
+    assert counters()["specialized_runs"] >= 2 * 11
+    assert counters()["background_failures"] == 0
+    assert counters()["copied_bytes"] == 0
+
+
+def counters_decided() -> int:
+    values = tf_opt.ops.statistics().get("segment", {})
+    return values.get("specialized_kept", 0) + values.get("specialized_rejected", 0)
+
+
+def shape_dependent_onnx() -> bytes:
+    """output_0 = input_0 + sum(C^8) where the square matrix C is filled with zeros to a size that depends on the shape.
+
+    With known shapes all of it folds into one addition.
+    """
+    nodes = [
+        helper.make_node("Shape", ["input_0"], ["shape"]),
+        helper.make_node("Concat", ["shape", "shape"], ["square"], axis=0),
+        helper.make_node("ConstantOfShape", ["square"], ["power_0"]),
+    ]
+    for index in range(8):
+        nodes.append(helper.make_node("MatMul", [f"power_{index}"] * 2, [f"power_{index + 1}"]))
+    nodes.append(helper.make_node("ReduceSum", ["power_8"], ["sum"], keepdims=0))
+    nodes.append(helper.make_node("Add", ["input_0", "sum"], ["output_0"]))
+    return onnx_model(nodes, [("input_0", TensorProto.FLOAT, ["n"])], [("output_0", TensorProto.FLOAT, ["n"])])
+
+
+def test_a_much_faster_engine_is_kept_and_used() -> None:
+    value = np.arange(256, dtype=np.float32)
+    deadline = time.monotonic() + 20
+    with tf1.Graph().as_default() as graph, tf1.Session(graph=graph) as session:
+        x = tf1.placeholder(tf.float32, [None])
+        (y,) = engine_op([x], [], [tf.float32], engine=blob(shape_dependent_onnx()), specialize_after=2)
+        run = session.make_callable(y, feed_list=[x])
+        while counters_decided() < 1 and time.monotonic() < deadline:
+            np.testing.assert_array_equal(run(value), value)
+        before = counters()["specialized_runs"]
+        for _ in range(10):
+            np.testing.assert_array_equal(run(value), value)
+
+    assert counters()["specialized_kept"] == 1
+    assert counters()["specialized_runs"] == before + 10
+
+
+def test_nothing_is_specialized_by_default() -> None:
+    with dense_session() as run:
+        for _ in range(60):
+            run(batch_of(2))
+
+    assert counters()["specialized_runs"] == 0
+    assert counters_decided() == 0
