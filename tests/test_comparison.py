@@ -13,7 +13,7 @@ from tf_opt.comparison import Comparison, compare
 from tf_opt.errors import InvalidFeedError, UnknownOutputError
 from tf_opt.frozen_graph import FrozenGraph
 from tf_opt.graph_checks import frozen_from_graph_def
-from tf_opt.session import GraphRunner
+from tf_opt.session import GraphRunner, shared_runner
 
 
 def values(a: Any, b: Any, **options: Any) -> Comparison:
@@ -134,6 +134,15 @@ def test_graphs_runners_and_functions() -> None:
     with GraphRunner(graph(2.0, "y")) as runner:
         assert not compare(runner, lambda feed: {"y": feed["x"] * 3}, feeds, show=False).passed
         runner.run(feeds[0])  # It is still open.
+
+
+def test_sessions_are_shared_with_run() -> None:
+    frozen = graph(2.0, "y")
+    runner = shared_runner(frozen)
+    feeds = [{"x": np.ones(2, "float32")}]
+    assert compare(frozen, frozen, feeds, show=False).passed
+    assert shared_runner(frozen) is runner
+    runner.run(feeds[0])
 
 
 def test_outputs_are_matched_by_key() -> None:

@@ -64,6 +64,18 @@ def test_number_of_sessions_is_bounded() -> None:
     assert len(session._runners) <= session._MAXIMUM_CACHED_RUNNERS
 
 
+def test_size_of_cached_sessions_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs = [example(), example()]
+    monkeypatch.setattr(session, "_MAXIMUM_CACHED_BYTES", 1.5 * graphs[0].size_bytes)
+    for frozen in graphs:
+        assert run(frozen, {"x": [1.0]})["total"] == 2.0
+        assert len(session._runners) == 1
+    assert session.shared_runner(graphs[1]) is session.shared_runner(graphs[1])
+    monkeypatch.setattr(session, "_MAXIMUM_CACHED_BYTES", 0)
+    assert run(graphs[0], {"x": [1.0]})["total"] == 2.0
+    assert len(session._runners) == 1
+
+
 def test_runner_is_closed_at_the_end_of_its_block() -> None:
     with GraphRunner(example()) as runner:
         assert runner.run({"x": [1.0]})["total"] == 2.0

@@ -33,7 +33,7 @@ def test_weight_in_a_loop_is_kept_by_each_graph():
     assert set(constants) == {"weight", f"{PREFIX}weight"}
     copy = next(node for node in combined.node if node.name == f"{PREFIX}weight")
     assert list(copy.input) == [f"^{PREFIX}anchor"]
-    attach_weights(combined, constants)
+    run_graph_def(attach_weights(combined, constants), ["y:0", f"{PREFIX}y:0"], feed())
 
 
 def test_trial_runs_each_side():

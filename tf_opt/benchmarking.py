@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -21,7 +20,7 @@ from tf_opt.errors import InvalidFeedError, InvalidOptionError
 from tf_opt.feeds import Feed, check_feeds, feed_shapes
 from tf_opt.files import write_text
 from tf_opt.frozen_graph import FrozenGraph
-from tf_opt.session import GraphRunner
+from tf_opt.session import GraphRunner, shared_runner
 
 Timer = Callable[[], float]
 """Returns seconds from any fixed point, such as `time.perf_counter`."""
@@ -127,11 +126,10 @@ def benchmark(
         raise InvalidOptionError(f"runs must be at least 1 and warmup at least 0, got runs={runs} and warmup={warmup}.")
     groups = _groups(graphs, feeds)
     rows = []
-    with contextlib.ExitStack() as stack:
-        functions = {name: stack.enter_context(_prepared(graph)) for name, graph in graphs.items()}
-        # Without a terminal the progress shows nothing, with one it vanishes at the end.
-        progress = stack.enter_context(Progress(transient=True, console=Console(stderr=True)))
-        progress.disable = not progress.console.is_terminal
+    functions = {name: _prepared(graph) for name, graph in graphs.items()}
+    # Without a terminal the progress shows nothing, with one it vanishes at the end.
+    console = Console(stderr=True)
+    with Progress(transient=True, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("Benchmark", total=len(groups) * runs)
         for label, group in groups.items():
             for prepared in group:
@@ -176,16 +174,11 @@ def _label(shapes: Iterable[tuple[str, tuple[int, ...]]]) -> str:
     return "; ".join(f"{', '.join(each)} {'×'.join(map(str, shape)) or 'scalar'}" for shape, each in names.items())
 
 
-@contextlib.contextmanager
-def _prepared(graph: Runnable) -> Any:
-    """Yields a function that runs a checked feed with as little around it as possible."""
+def _prepared(graph: Runnable) -> Callable[[Mapping[str, Any]], Any]:
+    """Returns a function that runs a checked feed with as little around it as possible."""
     if isinstance(graph, FrozenGraph):
-        with GraphRunner(graph) as runner:
-            yield runner.prepare()
-    elif isinstance(graph, GraphRunner):
-        yield graph.prepare()
-    else:
-        yield graph
+        return shared_runner(graph).prepare()
+    return graph.prepare() if isinstance(graph, GraphRunner) else graph
 
 
 def _rotated(names: list[str], count: int) -> list[str]:

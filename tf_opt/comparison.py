@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -14,7 +13,7 @@ from rich.table import Table
 from tf_opt.errors import InvalidFeedError, UnknownOutputError, did_you_mean
 from tf_opt.feeds import Array, Feed, check_feeds
 from tf_opt.frozen_graph import FrozenGraph
-from tf_opt.session import GraphRunner
+from tf_opt.session import GraphRunner, shared_runner
 
 Runnable: TypeAlias = FrozenGraph | GraphRunner | Callable[[Mapping[str, Any]], Mapping[str, Any]]
 """A graph, an open runner, or a function from a feed to outputs by key."""
@@ -146,17 +145,17 @@ def compare(
     """
     checked = _checked_feeds((a, b), feeds)
     accumulators: dict[str, _Accumulator] = {}
-    with as_function(a) as run_a, as_function(b) as run_b:
-        for number, feed in enumerate(checked):
-            values_a, values_b = run_a(feed), run_b(feed)
-            for key, value in values_a.items():
-                if key not in values_b:
-                    raise UnknownOutputError(
-                        f"The second graph has no output {key!r}.{did_you_mean(key, values_b)} Its outputs: "
-                        f"{', '.join(map(repr, values_b))}. Both graphs need the same keys."
-                    )
-                accumulator = accumulators.setdefault(key, _Accumulator(key, rtol, atol))
-                accumulator.add(np.asarray(value), np.asarray(values_b[key]), number)
+    run_a, run_b = _as_function(a), _as_function(b)
+    for number, feed in enumerate(checked):
+        values_a, values_b = run_a(feed), run_b(feed)
+        for key, value in values_a.items():
+            if key not in values_b:
+                raise UnknownOutputError(
+                    f"The second graph has no output {key!r}.{did_you_mean(key, values_b)} Its outputs: "
+                    f"{', '.join(map(repr, values_b))}. Both graphs need the same keys."
+                )
+            accumulator = accumulators.setdefault(key, _Accumulator(key, rtol, atol))
+            accumulator.add(np.asarray(value), np.asarray(values_b[key]), number)
     result = Comparison(
         outputs=tuple(accumulator.result() for accumulator in accumulators.values()),
         rtol=rtol,
@@ -168,16 +167,11 @@ def compare(
     return result
 
 
-@contextlib.contextmanager
-def as_function(graph: Runnable) -> Iterator[Callable[[Mapping[str, Any]], Mapping[str, Any]]]:
-    """Yields a function from a checked feed to outputs by key; the Session that it needs is closed afterwards."""
+def _as_function(graph: Runnable) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
+    """Returns a function from a checked feed to outputs by key."""
     if isinstance(graph, FrozenGraph):
-        with GraphRunner(graph) as runner:
-            yield runner.run
-    elif isinstance(graph, GraphRunner):
-        yield graph.run
-    else:
-        yield graph
+        return shared_runner(graph).run
+    return graph.run if isinstance(graph, GraphRunner) else graph
 
 
 def _checked_feeds(graphs: Sequence[Runnable], feeds: Iterable[Feed]) -> list[Mapping[str, Any]]:

@@ -20,8 +20,11 @@ SessionConfig: TypeAlias = Any
 """A `tf.compat.v1.ConfigProto`."""
 
 _MAXIMUM_CACHED_RUNNERS = 4
-"""A Session holds a copy of its graph's weights: enough to go back and forth between a graph and its variants, and few
-enough for graphs of a gigabyte."""
+"""Enough to go back and forth between a graph and its variants."""
+
+_MAXIMUM_CACHED_BYTES = 1_000_000_000
+"""Sum of the sizes of the graphs with a cached Session; the last used one is always kept. After TensorFlow's own
+optimizations a Session holds about four times the weights of its graph."""
 
 
 class GraphRunner:
@@ -149,7 +152,15 @@ def run(
         InvalidFeedError: The feed does not fit the inputs.
         UnknownOutputError: There is no tensor of that name.
     """
-    return _runners.get(frozen, config).run(feed, outputs)
+    return shared_runner(frozen, config).run(feed, outputs)
+
+
+def shared_runner(frozen: FrozenGraph, config: SessionConfig | None = None) -> GraphRunner:
+    """Returns the open runner that `run`, `compare` and `benchmark` share for a graph. Do not close it.
+
+    The first run of a Session optimizes the whole graph, which takes many seconds where it is large: once is enough.
+    """
+    return _runners.get(frozen, config)
 
 
 class _RunnerCache:
@@ -157,7 +168,7 @@ class _RunnerCache:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._runners: OrderedDict[tuple[int, bytes], tuple[weakref.ref[FrozenGraph], GraphRunner]] = OrderedDict()
+        self._runners: OrderedDict[tuple[int, bytes], tuple[weakref.ref[FrozenGraph], GraphRunner, int]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._runners)
@@ -169,12 +180,16 @@ class _RunnerCache:
             # An id comes again after its object is gone, so the reference decides.
             if entry is None or entry[0]() is not frozen:
                 reference = weakref.ref(frozen, lambda gone: self._forget(key, gone))
-                entry = (reference, GraphRunner(frozen, config))
+                entry = (reference, GraphRunner(frozen, config), frozen.size_bytes)
                 self._runners[key] = entry
             self._runners.move_to_end(key)
             # A runner that leaves the cache is not closed, as another thread may be running it: its Session goes with
             # the last reference.
-            while len(self._runners) > _MAXIMUM_CACHED_RUNNERS:
+            while len(self._runners) > 1:
+                # A list first, as `_forget` may change the dictionary while it is summed up.
+                total = sum(size for _, _, size in list(self._runners.values()))
+                if len(self._runners) <= _MAXIMUM_CACHED_RUNNERS and total <= _MAXIMUM_CACHED_BYTES:
+                    break
                 self._runners.popitem(last=False)
             return entry[1]
 

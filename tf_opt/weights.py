@@ -138,6 +138,7 @@ def attach_weights(light: graph_pb2.GraphDef, store: WeightStore) -> graph_pb2.G
         elif node.name in store:
             constant = graph_def.node.add()
             constant.CopyFrom(store.node(node.name))
+            constant.name = node.name  # The store may know a constant by another name than its own.
             # The passes may have changed the control inputs; the constant itself never changes.
             del constant.input[:]
             constant.input.extend(node.input)

@@ -127,11 +127,8 @@ def no_function() -> Any:
     return attr_value_pb2.NameAttrList()
 
 
-@contextlib.contextmanager
-def dense_session(
-    *, fallback: bool = False, config: Any = None, engine: bytes | None = None, **attributes: Any
-) -> Iterator[Callable[[np.ndarray], np.ndarray]]:
-    """Yields a function that runs the dense engine node in a v1 Session."""
+def dense_graph(*, fallback: bool = False, engine: bytes | None = None, **attributes: Any) -> Any:
+    """Returns (graph, placeholder, output) of a graph with one dense engine node."""
     with tf1.Graph().as_default() as graph:
         x = tf1.placeholder(tf.float32, attributes.pop("input_shape", [None, HIDDEN]), name="x")
         weights = [tf.constant(weight, name=f"weight_{i}") for i, weight in enumerate(dense_weights())]
@@ -139,5 +136,12 @@ def dense_session(
         if fallback:
             attributes["fallback"] = dense_fallback()
         (y,) = engine_op([x], weights, [tf.float32], engine=engine or blob(dense_onnx()), **attributes)
+    return graph, x, y
+
+
+@contextlib.contextmanager
+def dense_session(*, config: Any = None, **attributes: Any) -> Iterator[Callable[[np.ndarray], np.ndarray]]:
+    """Yields a function that runs the dense engine node in a v1 Session; see `dense_graph`."""
+    graph, x, y = dense_graph(**attributes)
     with tf1.Session(graph=graph, config=config) as session:
         yield session.make_callable(y, feed_list=[x])

@@ -9,7 +9,17 @@ import pytest
 import tensorflow as tf
 
 import tf_opt.ops
-from tests.ops.engine_graphs import HIDDEN, batch_of, blob, dense, dense_onnx, dense_session, onnx_model
+from tests.ops.engine_graphs import (
+    HIDDEN,
+    batch_of,
+    blob,
+    dense,
+    dense_onnx,
+    dense_session,
+    engine_op,
+    onnx_model,
+    tf1,
+)
 from tf_opt.ops import build
 
 
@@ -180,3 +190,16 @@ def test_weights_of_another_shape() -> None:
         run(batch_of(1))
 
     assert f"weight_0 is f32[{HIDDEN},3], the node's is f32[{HIDDEN},{HIDDEN}]" in str(caught.value)
+
+
+def test_strings_are_refused_when_the_graph_starts() -> None:
+    graph = tf1.Graph()
+    with graph.as_default(), tf1.Session(graph=graph) as session:
+        (y,) = engine_op([tf.constant("text")], [], [tf.float32], engine=GOOD)
+        with pytest.raises(tf.errors.InvalidArgumentError, match="engines take numbers and booleans, InT has string"):
+            session.run(y)
+
+
+def test_precision_that_is_null_is_the_default() -> None:
+    with dense_session(engine=blob(dense_onnx(), inference_precision=None)) as run:
+        np.testing.assert_allclose(run(batch_of(2)), dense(batch_of(2)), rtol=1e-5, atol=1e-5)

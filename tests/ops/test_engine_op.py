@@ -22,6 +22,7 @@ from tests.ops.engine_graphs import (
     blob,
     dense,
     dense_fallback,
+    dense_graph,
     dense_onnx,
     dense_session,
     dense_weights,
@@ -198,10 +199,7 @@ def test_function_eager_and_saved_model(tmp_path: Path) -> None:
 
 
 def test_wrap_function_with_fallback() -> None:
-    with tf1.Graph().as_default() as graph:
-        x = tf1.placeholder(tf.float32, [None, HIDDEN], name="x")
-        weights = [tf.constant(weight) for weight in dense_weights()]
-        engine_op([x], weights, [tf.float32], engine=blob(dense_onnx()), fallback=dense_fallback())
+    graph, _, _ = dense_graph(fallback=True)
     definition = graph.as_graph_def()
 
     wrapped = tf1.wrap_function(lambda: tf1.import_graph_def(definition, name=""), [])
@@ -259,10 +257,8 @@ def test_fallback_with_several_outputs_keeps_their_order() -> None:
 
 
 def test_two_sessions_and_different_fetches() -> None:
-    with tf1.Graph().as_default() as graph:
-        x = tf1.placeholder(tf.float32, [None, HIDDEN])
-        weights = [tf.constant(weight) for weight in dense_weights()]
-        (y,) = engine_op([x], weights, [tf.float32], engine=blob(dense_onnx()))
+    graph, x, y = dense_graph()
+    with graph.as_default():
         doubled = y * 2.0
     for _ in range(2):
         with tf1.Session(graph=graph) as session:
@@ -276,10 +272,7 @@ def test_two_sessions_and_different_fetches() -> None:
 
 
 def test_graph_def_runs_in_another_process_that_imports_tf_opt(tmp_path: Path) -> None:
-    with tf1.Graph().as_default() as graph:
-        x = tf1.placeholder(tf.float32, [None, HIDDEN], name="x")
-        weights = [tf.constant(weight) for weight in dense_weights()]
-        engine_op([x], weights, [tf.float32], engine=blob(dense_onnx()))
+    graph, _, _ = dense_graph()
     (tmp_path / "graph.pb").write_bytes(graph.as_graph_def().SerializeToString())
     np.save(tmp_path / "x.npy", batch_of(3))
     script = f"""

@@ -15,7 +15,7 @@ import pytest
 import tensorflow as tf
 
 import tf_opt.ops
-from tests.ops.engine_graphs import batch_of, blob, dense, dense_session, dense_weights, engine_op, tf1
+from tests.ops.engine_graphs import batch_of, blob, dense, dense_graph, dense_session, engine_op, tf1
 from tf_opt.ops import python_runtime
 from tf_opt.ops.python_runtime import Allocate, Array, UnsupportedShapeError
 
@@ -63,10 +63,7 @@ def test_values_shapes_and_weights() -> None:
 
 def test_the_engine_is_closed_with_the_session() -> None:
     python_runtime.register("python_dense", DenseEngine)
-    with tf1.Graph().as_default() as graph:
-        x = tf1.placeholder(tf.float32, [None, 8])
-        weights = [tf.constant(weight) for weight in dense_weights()]
-        (y,) = engine_op([x], weights, [tf.float32], engine=blob(b"dense"), runtime="python_dense")
+    graph, x, y = dense_graph(engine=blob(b"dense"), runtime="python_dense")
     session = tf1.Session(graph=graph)
     session.run(y, {x: batch_of(2)})
     closed = DenseEngine.closed
@@ -168,19 +165,19 @@ def test_the_process_ends_well_with_an_engine_in_use() -> None:
     script = """
 import threading
 import numpy as np
-from tests.ops.engine_graphs import batch_of, blob, dense_session, tf1
+from tests.ops.engine_graphs import batch_of, blob, dense_graph, tf1
 from tests.ops.test_python_runtime import DenseEngine
 from tf_opt.ops import python_runtime
 
 python_runtime.register("python_dense", DenseEngine)
-session = dense_session(runtime="python_dense", engine=blob(b"dense"))
-run = session.__enter__()
+graph, x, y = dense_graph(runtime="python_dense", engine=blob(b"dense"))
+session = tf1.Session(graph=graph)
 ready = threading.Event()
 
 def work():
     try:
         while True:
-            run(batch_of(3))
+            session.run(y, {x: batch_of(3)})
             ready.set()
     except Exception as error:
         assert "shutting down" in str(error) or "closed" in str(error), error

@@ -24,6 +24,7 @@
 #include "statistics.h"
 #include "tensorflow/core/framework/common_shape_fns.h"
 #include "tensorflow/core/framework/function.h"
+#include "tensorflow/core/framework/node_def_util.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/shape_inference.h"
 #include "tensorflow/core/platform/logging.h"
@@ -61,15 +62,22 @@ class EngineOp : public AsyncOpKernel {
   explicit EngineOp(OpKernelConstruction* construction) : AsyncOpKernel(construction) {
     OP_REQUIRES_OK(construction, construction->GetAttr("segment_name", &segment_name_));
     OP_REQUIRES_OK(construction, construction->GetAttr("runtime", &runtime_name_));
-    OP_REQUIRES_OK(construction, construction->GetAttr("engine", &blob_));
     OP_REQUIRES_OK(construction, construction->GetAttr("fallback", &fallback_));
     OP_REQUIRES_OK(construction, construction->GetAttr("output_shapes", &output_shapes_));
     OP_REQUIRES_OK(construction,
                    construction->GetAttr("maximum_cached_engines", &maximum_cached_engines_));
     OP_REQUIRES_OK(construction, construction->GetAttr("specialize_after", &specialize_after_));
-    std::vector<tensorflow::DataType> types;
-    OP_REQUIRES_OK(construction, construction->GetAttr("InT", &types));
-    input_count_ = static_cast<int>(types.size());
+    for (const char* attribute : {"OutT", "WeightT", "InT"}) {
+      std::vector<tensorflow::DataType> types;
+      OP_REQUIRES_OK(construction, construction->GetAttr(attribute, &types));
+      for (const tensorflow::DataType type : types) {
+        OP_REQUIRES(construction, tensorflow::DataTypeCanUseMemcpy(type),
+                    absl::InvalidArgumentError("engines take numbers and booleans, " +
+                                               std::string(attribute) + " has " +
+                                               tensorflow::DataTypeString(type)));
+      }
+      input_count_ = static_cast<int>(types.size());  // InT comes last.
+    }
     OP_REQUIRES(construction,
                 static_cast<int>(output_shapes_.size()) == construction->num_outputs(),
                 absl::InvalidArgumentError("output_shapes must have one shape for each output"));
@@ -166,7 +174,9 @@ class EngineOp : public AsyncOpKernel {
   Status Load(OpKernelContext* context) {
     std::shared_ptr<Runtime> runtime;
     EngineBlob blob;
-    if (Status status = ParseEngineBlob(blob_, &blob); !status.ok()) return status;
+    // Read in place: the node's definition stays in memory anyway, and an engine may be large.
+    const std::string& bytes = tensorflow::GetNodeAttrString(def(), "engine");
+    if (Status status = ParseEngineBlob(bytes, &blob); !status.ok()) return status;
     if (Status status = FindRuntime(runtime_name_, &runtime); !status.ok()) return status;
     EngineDefinition definition;
     definition.segment_name = segment_name_;
@@ -265,7 +275,6 @@ class EngineOp : public AsyncOpKernel {
 
   std::string segment_name_;
   std::string runtime_name_;
-  std::string blob_;
   NameAttrList fallback_;
   std::vector<PartialTensorShape> output_shapes_;
   int maximum_cached_engines_ = 0;

@@ -44,8 +44,8 @@ std::string HeaderString(std::string_view header, const std::string& key,
                          const std::string& otherwise) {
   const size_t at = header.find('"' + key + '"');
   if (at == std::string_view::npos) return otherwise;
-  const size_t begin = header.find('"', header.find(':', at + key.size() + 2));
-  if (begin == std::string_view::npos) return otherwise;
+  const size_t begin = header.find_first_not_of(": ", at + key.size() + 2);
+  if (begin == std::string_view::npos || header[begin] != '"') return otherwise;
   const size_t end = header.find('"', begin + 1);
   return end == std::string_view::npos ? otherwise
                                        : std::string(header.substr(begin + 1, end - begin - 1));

@@ -91,7 +91,8 @@ _RunFunction = ctypes.CFUNCTYPE(
 )
 _DestroyFunction = ctypes.CFUNCTYPE(None, ctypes.c_int64)
 
-_lock = threading.Lock()
+# Reentrant: the garbage collector may run while it is held, and end a session whose engines call _destroy.
+_lock = threading.RLock()
 _loaders: dict[str, Loader] = {}
 _engines: dict[int, PythonEngine] = {}
 _engine_ids = itertools.count(1)
