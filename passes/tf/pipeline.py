@@ -22,6 +22,8 @@ def graph_passes() -> list[GraphPass | Fixpoint]:
     return [
         # First: pass-through nodes hide every pattern, and each later pass costs time per node.
         Prune(),
+        # A third to a half of a frozen graph are equal small constants; everything after costs time per node.
+        MergeDuplicates(),
         # Before the symbolic analysis, which then has fewer nodes and more known permutations, axes and begins.
         FoldConstants(),
         # Constant folding leaves Identity nodes and control edges where it replaced something.
@@ -30,7 +32,6 @@ def graph_passes() -> list[GraphPass | Fixpoint]:
         ErfcToErf(),
         MergeTransposes(),
         FoldTransposesIntoMatMul(),
-        MergeDuplicates(),
         # Before the folding of shape arithmetic, which then sees the Reshapes that this one adds.
         LowerEinsum(),
         FoldShapeArithmetic(),

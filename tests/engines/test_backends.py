@@ -61,6 +61,14 @@ def test_refusals_of_tensors(backend):
     assert "b:0" in backend.refusal("Add", [fine], [strange])
 
 
+def test_openvino_asks_for_known_ranks_of_inputs_only():
+    fine = TensorInfo(name="a:0", dtype="float32", shape=(None, 4))
+    unknown = TensorInfo(name="b:0", dtype="float32")
+    backend = engines.create_backend("openvino")
+    assert "unknown rank" in backend.refusal("Add", [fine, unknown], [fine])
+    assert backend.refusal("FusedBatchNormV3", [fine], [fine, unknown]) is None
+
+
 @pytest.mark.parametrize("name", BACKENDS)
 def test_engine_in_a_session_equals_the_original(name):
     for graph_def, outputs in ((mlp(), ["y:0"]), (two_towers(), ["left:0", "right:0"])):

@@ -127,6 +127,17 @@ def no_function() -> Any:
     return attr_value_pb2.NameAttrList()
 
 
+def no_fallback_function() -> Any:
+    """A function whose name stands for "no fallback"."""
+    from tensorflow.python.framework import function
+
+    @function.Defun(func_name="tf_opt_no_fallback")
+    def nothing():  # type: ignore[no-untyped-def]
+        return tf.constant(0)
+
+    return nothing
+
+
 def dense_graph(*, fallback: bool = False, engine: bytes | None = None, **attributes: Any) -> Any:
     """Returns (graph, placeholder, output) of a graph with one dense engine node."""
     with tf1.Graph().as_default() as graph:

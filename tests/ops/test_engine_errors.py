@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from onnx import TensorProto, helper
 
 import tf_opt.ops
 from tests.ops.engine_graphs import (
@@ -19,6 +21,7 @@ from tests.ops.engine_graphs import (
     engine_op,
     onnx_model,
     tf1,
+    tf1_function,
 )
 from tf_opt.ops import build
 
@@ -166,8 +169,6 @@ def test_output_shape_that_contradicts_the_graph() -> None:
 
 
 def test_engine_with_another_number_of_outputs() -> None:
-    from onnx import TensorProto, helper
-
     names = ("output_0", "output_1")
     payload = onnx_model(
         [helper.make_node("Neg", ["input_0"], [name]) for name in names],
@@ -179,8 +180,6 @@ def test_engine_with_another_number_of_outputs() -> None:
 
 
 def test_weights_of_another_shape() -> None:
-    from onnx import TensorProto, helper
-
     payload = onnx_model(
         [helper.make_node("MatMul", ["input_0", "weight_0"], ["output_0"])],
         [("input_0", TensorProto.FLOAT, ["n", HIDDEN]), ("weight_0", TensorProto.FLOAT, [HIDDEN, 3])],
@@ -203,3 +202,38 @@ def test_strings_are_refused_when_the_graph_starts() -> None:
 def test_precision_that_is_null_is_the_default() -> None:
     with dense_session(engine=blob(dense_onnx(), inference_precision=None)) as run:
         np.testing.assert_allclose(run(batch_of(2)), dense(batch_of(2)), rtol=1e-5, atol=1e-5)
+
+
+def doubling(onnx_type: int, dtype: tf.DType, **attributes: Any) -> tuple[tf1.Session, tf.Tensor, tf.Tensor]:
+    payload = onnx_model(
+        [helper.make_node("Add", ["input_0", "input_0"], ["output_0"])],
+        [("input_0", onnx_type, ["n"])],
+        [("output_0", onnx_type, ["n"])],
+    )
+    with tf1.Graph().as_default() as graph:
+        x = tf1.placeholder(dtype, [None])
+        (y,) = engine_op([x], [], [dtype], engine=blob(payload), **attributes)
+    return tf1.Session(graph=graph), x, y
+
+
+def test_integers_beyond_32_bits_run_the_fallback() -> None:
+    """OpenVINO computes int64 as int32: 2**40 + 2**40 would be 0."""
+
+    @tf1_function([tf.int64])
+    def double_segment(x: tf.Tensor) -> tf.Tensor:
+        return x + x
+
+    session, x, y = doubling(TensorProto.INT64, tf.int64, fallback=double_segment)
+    with session:
+        for values in ([1, 2**40], [-(2**31) - 1, 0]):
+            np.testing.assert_array_equal(session.run(y, {x: values}), 2 * np.array(values))
+        assert counters()["fallback_runs"] == 2
+        np.testing.assert_array_equal(session.run(y, {x: [2**30 - 1, -(2**30)]}), [2**31 - 2, -(2**31)])
+        assert counters()["runs"] == 1
+
+
+def test_float64_is_refused() -> None:
+    """OpenVINO computes float64 as float32."""
+    session, x, y = doubling(TensorProto.DOUBLE, tf.float64)
+    with session, pytest.raises(tf.errors.InternalError, match="input of type f64"):
+        session.run(y, {x: [1.0]})

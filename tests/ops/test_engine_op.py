@@ -27,6 +27,7 @@ from tests.ops.engine_graphs import (
     dense_session,
     dense_weights,
     engine_op,
+    no_fallback_function,
     onnx_model,
     tf1,
     tf1_function,
@@ -196,6 +197,24 @@ def test_function_eager_and_saved_model(tmp_path: Path) -> None:
     loaded = tf.saved_model.load(str(tmp_path))
     np.testing.assert_allclose(loaded(batch_of(4)), dense(batch_of(4)), rtol=1e-5, atol=1e-5)
     assert loaded(batch_of(0)).shape == (0, HIDDEN)
+
+
+def test_saved_model_without_a_fallback(tmp_path: Path) -> None:
+    """TensorFlow cannot load a SavedModel with an empty function name; a function of this name stands for none."""
+
+    class Module(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None, HIDDEN], tf.float32)])
+        def __call__(self, x: tf.Tensor) -> tf.Tensor:
+            constants = [tf.constant(weight) for weight in dense_weights()]
+            (y,) = engine_op([x], constants, [tf.float32], engine=blob(dense_onnx()), fallback=no_fallback_function())
+            return y
+
+    tf.saved_model.save(Module(), str(tmp_path))
+    loaded = tf.saved_model.load(str(tmp_path))
+
+    np.testing.assert_allclose(loaded(batch_of(4)), dense(batch_of(4)), rtol=1e-5, atol=1e-5)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="no fallback function"):
+        loaded(batch_of(0))
 
 
 def test_wrap_function_with_fallback() -> None:

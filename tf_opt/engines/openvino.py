@@ -33,10 +33,13 @@ class OpenVINOBackend(EngineBackend):
         return None
 
     def refusal(self, op: str, inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo]) -> str | None:
-        """Refuses element types that ONNX or OpenVINO lack, and tensors of unknown rank."""
+        """Refuses element types that ONNX or OpenVINO lack, and inputs of unknown rank."""
         for tensor in (*inputs, *outputs):
             if tensor.dtype not in _DTYPES:
                 return f"{tensor.name} has dtype {tensor.dtype}, which OpenVINO's CPU plugin has no type for"
+        # Outputs that nothing reads often have no known rank (those of FusedBatchNormV3 for training); one that is read
+        # is an input of the next node.
+        for tensor in inputs:
             if tensor.shape is None:
                 return f"{tensor.name} has an unknown rank, which OpenVINO's CPU plugin does not run"
         return None

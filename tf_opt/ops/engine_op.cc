@@ -41,6 +41,11 @@ using tensorflow::OpKernelContext;
 using tensorflow::PartialTensorShape;
 using tensorflow::Tensor;
 
+// Part of the name of a function that stands for "no fallback". An empty name does as well, but
+// TensorFlow cannot load a SavedModel with one; and it renames the functions of a SavedModel,
+// keeping the name inside.
+constexpr char kNoFallback[] = "tf_opt_no_fallback";
+
 constexpr char kOnFailureVariable[] = "TF_OPT_ON_ENGINE_FAILURE";
 
 // The CPUs this process may use: its affinity mask, and the share that its control group (a
@@ -96,7 +101,7 @@ class EngineOp : public AsyncOpKernel {
     }
     Status status = RunEngine(context, engine);
     if (status.code == Code::kUnsupportedShape) {
-      if (!fallback_.name().empty()) {
+      if (HasFallback()) {
         RunFallback(context, std::move(done));
         return;
       }
@@ -200,17 +205,20 @@ class EngineOp : public AsyncOpKernel {
 
   void HandleLoadFailure() {
     const char* wish = std::getenv(kOnFailureVariable);
-    const bool has_fallback = !fallback_.name().empty();
     run_fallback_on_failure_ =
-        has_fallback && wish != nullptr && std::strcmp(wish, "fallback") == 0;
+        HasFallback() && wish != nullptr && std::strcmp(wish, "fallback") == 0;
     if (run_fallback_on_failure_) {
       LOG(WARNING) << Describe(load_status_).message << " (" << kOnFailureVariable
                    << "=fallback: the original TensorFlow nodes run instead)";
-    } else if (has_fallback) {
+    } else if (HasFallback()) {
       load_status_.message += std::string(" Or set the environment variable ") +
                               kOnFailureVariable +
                               "=fallback to run the original TensorFlow nodes instead.";
     }
+  }
+
+  bool HasFallback() const {
+    return !fallback_.name().empty() && fallback_.name().find(kNoFallback) == std::string::npos;
   }
 
   void RunFallback(OpKernelContext* context, DoneCallback done) {
@@ -342,7 +350,8 @@ outputs: What the segment gives to the rest of the graph; "output_<i>".
 segment_name: Name in statistics and messages.
 runtime: Name of a runtime registered in this process, such as "openvino".
 engine: The engine in the container of tf_opt/engines/blob.py.
-fallback: Function of the inputs, then the weights, with the segment's original nodes; an empty name for none.
+fallback: Function of the inputs, then the weights, with the segment's original nodes; an empty name, or
+  one that contains "tf_opt_no_fallback", for none.
 output_shapes: Static shapes of the outputs, which every run is checked against.
 maximum_cached_engines: How many engines for one shape are kept at most beside the one for all shapes.
 specialize_after: After so many calls with the same shapes an engine for them is tried; 0 for never.

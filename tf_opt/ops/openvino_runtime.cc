@@ -228,6 +228,11 @@ Status BindWeights(const EngineDefinition& definition, const std::shared_ptr<ov:
           parameter->get_partial_shape().to_string() + ", the node's is " + type.get_type_name() +
           ShapeText(weight.dims) + ". Optimize the original model again.");
     }
+    if (!FitsInto32Bits(weight)) {
+      return Status::Error(
+          name + " holds integers beyond 32 bits, which OpenVINO does not compute with. " +
+          "Leave the nodes that read it out of the segment.");
+    }
     const auto constant =
         std::make_shared<ov::op::v0::Constant>(ov::Tensor(type, shape, weight.data));
     constant->set_friendly_name(parameter->get_friendly_name());
@@ -236,6 +241,14 @@ Status BindWeights(const EngineDefinition& definition, const std::shared_ptr<ov:
   }
   model->validate_nodes_and_infer_types();
   return Status::Ok();
+}
+
+Status CheckType(const ov::Output<ov::Node>& port, const std::string& kind) {
+  if (DtypeOf(port.get_element_type()) != 0) return Status::Ok();
+  return Status::Error(
+      "the engine has an " + kind + " of type " + port.get_element_type().get_type_name() +
+      ", which OpenVINO's CPU plugin does not compute with in full. Leave the nodes of this type "
+      "out of the segment.");
 }
 
 class OpenVinoRuntime : public Runtime {
@@ -264,6 +277,12 @@ class OpenVinoRuntime : public Runtime {
         return Status::Error("the engine has " + std::to_string(model->outputs().size()) +
                              " outputs, the node has " + std::to_string(definition.output_count) +
                              ". Optimize the original model again.");
+      }
+      for (const auto& port : model->inputs()) {
+        if (Status status = CheckType(port, "input"); !status.ok()) return status;
+      }
+      for (const auto& port : model->outputs()) {
+        if (Status status = CheckType(port, "output"); !status.ok()) return status;
       }
       *engine = std::make_unique<OpenVinoEngine>(model, std::move(input_of_port),
                                                  ov::element::Type(precision), definition);

@@ -151,7 +151,7 @@ STEPS: dict[str, Make] = {
     "tile": lambda a, b, k: tf.tile(a[:2], [2]),
     "size": lambda a, b, k: tf.reshape(tf.size(tf.zeros(tf.maximum(tf.minimum(a, 3), 1))), [1]),
     "rank": lambda a, b, k: a[:1] + tf.rank(a),
-    "negate": lambda a, b, k: -(-a),
+    "negate": lambda a, b, k: -(1 - a),
     "transpose": lambda a, b, k: tf.reshape(tf.transpose(tf.stack([a[:1], b[:1]])), [-1]),
     "squeeze": lambda a, b, k: tf.squeeze(a[None], [0]),
     "broadcast": lambda a, b, k: tf.broadcast_to(a[:1], [k + 1]),
