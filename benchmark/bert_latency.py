@@ -1,7 +1,7 @@
 """Latency of BERT-base in fp32: original Session, optimized Session, and OpenVINO called directly on the same ONNX.
 
-All three run interleaved in one process, at batch {1, 8} x sequence {16, 128, 384}. The JSON result has the machine, the
-versions, and the machine's own ceiling: the rate of a large fp32 matmul in TensorFlow.
+All three run interleaved in one process, at batch {1, 8} x sequence {16, 128, 384}. The JSON result has the machine,
+the versions, and the machine's own ceiling: the rate of a large fp32 matmul in TensorFlow.
 
     python benchmark/bert_latency.py [--runs 30] [--output benchmark/results/bert_latency.json]
 """

@@ -44,8 +44,10 @@ def direct_function(optimized: FrozenGraph) -> Callable[[Mapping[str, Any]], dic
     keys = {info.name: info.key for info in optimized.inputs}
     # Output order of the engine node, as the nodes that serve the graph's outputs read it.
     served = {nodes[node_name(info.name)].input[0]: info.key for info in optimized.outputs}
-    order = [served.get(f"{engine.name}:{index}" if index else engine.name) or served.get(f"{engine.name}:{index}")
-             for index in range(len(engine.attr["OutT"].list.type))]
+    order = [
+        served.get(f"{engine.name}:{index}" if index else engine.name) or served.get(f"{engine.name}:{index}")
+        for index in range(len(engine.attr["OutT"].list.type))
+    ]
 
     def run(feed: Mapping[str, Any]) -> dict[str, Any]:
         arrays = [feed[name] if name in feed else feed[keys[name]] for name in names]

@@ -18,7 +18,9 @@ def mlp(seed: int = 0, hidden: int = 48, name: str = "x") -> graph_pb2.GraphDef:
         first = tf.constant(random.normal(size=(16, hidden)).astype(np.float32), name="first")
         second = tf.constant(random.normal(size=(hidden, 4)).astype(np.float32), name="second")
         bias = tf.constant(random.normal(size=hidden).astype(np.float32), name="bias")
-        activation = tf.nn.relu(tf.nn.bias_add(tf.matmul(x, first, name="product"), bias, name="biased"), name="activation")
+        activation = tf.nn.relu(
+            tf.nn.bias_add(tf.matmul(x, first, name="product"), bias, name="biased"), name="activation"
+        )
         tf.identity(tf.nn.softmax(tf.matmul(activation, second, name="logits"), name="probabilities"), name="y")
     return graph.as_graph_def()
 

@@ -104,3 +104,26 @@ def test_attaching_an_unknown_weight():
     graph, _ = extracted(mlp(), ("x",), ("y:0",))
     with pytest.raises(errors.ExportError, match="weight_9"):
         attach_initializers(export_segment(graph).model, {"weight_9": np.zeros(3, np.float32)})
+
+
+@pytest.mark.parametrize("select", [tf.raw_ops.SelectV2, tf.raw_ops.Select], ids=["SelectV2", "Select"])
+def test_infinity_in_the_branch_that_is_not_taken(select):
+    graph = tf.Graph()
+    with graph.as_default():
+        x = tf.compat.v1.placeholder(tf.float32, [None, 4], name="input_0")
+        y = tf.compat.v1.placeholder(tf.float32, [None, 4], name="input_1")
+        condition = tf.greater(x[:, 0] if select is tf.raw_ops.Select else x, 0.0)  # Select takes whole rows.
+        branches = {"x": x, "y": y} if select is tf.raw_ops.Select else {"t": x, "e": y}
+        tf.identity(select(condition=condition, **branches), name="output_0")
+    model = export_segment(graph.as_graph_def()).model
+    onnx.checker.check_model(model, full_check=True)
+    feeds = {
+        "input_0": np.array([[1, -2, 3, -4], [-1, 2, 3, 4]], np.float32),
+        "input_1": np.full((2, 4), -np.inf, np.float32),
+    }
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    expected = run_graph_def(
+        graph.as_graph_def(), ["output_0:0"], {f"{name}:0": value for name, value in feeds.items()}
+    )
+    np.testing.assert_array_equal(session.run(None, feeds)[0], expected[0])
+    assert not np.isnan(expected[0]).any()

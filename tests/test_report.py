@@ -7,7 +7,12 @@ from tf_opt.report import Measurement, OptimizationReport, RefusedNode, SegmentR
 
 def report() -> OptimizationReport:
     measurement = Measurement(
-        original_milliseconds=2.0, optimized_milliseconds=1.0, ratio=2.0, interval=(1.9, 2.1), rounds=9, verdict="faster"
+        original_milliseconds=2.0,
+        optimized_milliseconds=1.0,
+        ratio=2.0,
+        interval=(1.9, 2.1),
+        rounds=9,
+        verdict="faster",
     )
     adopted = SegmentReport(
         name="tf_opt_segment_0",

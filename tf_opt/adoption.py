@@ -20,12 +20,11 @@ from tf_opt.report import Measurement, SegmentReport
 from tf_opt.trial import Trial, representative_feeds
 from tf_opt.weights import WeightStore
 
-
 _MARGIN = 0.01
 """Differences below one percent count as none: they are not worth the time it takes to tell them from noise."""
 
 _MARGIN_WITHOUT_INTERVAL = 0.05
-"""Runs so long that the budget ends before there are enough for an interval: then the median decides beyond this share."""
+"""Where the budget ends before there are enough rounds for an interval, the median decides beyond this share."""
 
 _ROUNDS_WANTED = 8
 """The fewest rounds that give a 95% interval with room for a second look; see `paired_comparison`."""
@@ -181,8 +180,8 @@ class AdoptionTrials:
         except tf.errors.OpError as error:
             if "No OpKernel was registered" in str(error):
                 raise UnknownOpError(
-                    f"The graph has an op that no kernel of this TensorFlow runs: {error.message}. Load the library that "
-                    "brings the kernel, or place the node on a device that has one."
+                    f"The graph has an op that no kernel of this TensorFlow runs: {error.message}. Load the library "
+                    "that brings the kernel, or place the node on a device that has one."
                 ) from error
             raise InvalidFeedError(
                 f"The original graph fails on the first feed: {error.message}. Correct the feed, or the graph."
@@ -208,13 +207,13 @@ class AdoptionTrials:
         for output in comparison.outputs:
             if not output.passed:
                 found = output.problem or (
-                    f"{output.mismatched} of {output.elements} elements differ, by up to {output.maximum_absolute:.3g} at "
-                    f"{list(output.worst_index or ())} of feed {output.worst_feed}"
+                    f"{output.mismatched} of {output.elements} elements differ, by up to {output.maximum_absolute:.3g} "
+                    f"at {list(output.worst_index or ())} of feed {output.worst_feed}"
                 )
                 return _Judgement(
                     objection=(
-                        f"outside tolerance at output {output.key}: {found}; allowed are rtol {options.rtol:g} and atol "
-                        f"{options.atol:g}"
+                        f"outside tolerance at output {output.key}: {found}; allowed are rtol {options.rtol:g} and "
+                        f"atol {options.atol:g}"
                     ),
                     maximum_error=maximum_error,
                 )
@@ -223,7 +222,7 @@ class AdoptionTrials:
         return _Judgement(objection=objection, maximum_error=maximum_error, measurement=measurement)
 
     def _measure(self, trial: Trial) -> Measurement:
-        """Times both graphs in pairs. A round runs one feed of each combination of shapes, as far as the budget allows."""
+        """Times both graphs in pairs; a round runs one feed of each shape, as far as the budget allows."""
         budget = self._options.measurement_seconds
         feeds = _affordable_feeds(trial, representative_feeds(self._feeds), budget / (2 * _ROUNDS_WANTED))
 
@@ -251,7 +250,7 @@ class AdoptionTrials:
 
     @staticmethod
     def _adopted(candidate: Candidate, judgement: _Judgement, count: int) -> SegmentReport:
-        """Returns the report of an adopted segment; where it is the only one, the whole graph's figures are its own."""
+        """Returns the report of an adopted segment; a lone one has the whole graph's figures."""
         report = replace(candidate.report, adopted=True)
         if count > 1:
             return report

@@ -1,9 +1,9 @@
 """Exports an extracted segment to ONNX through tf2onnx, with its weights as graph inputs.
 
-tf2onnx copies every constant several times on its way, so that its time grows with the bytes of a model. Here the weights
-are placeholders while it works: the time grows with nodes alone. The exported model keeps them as graph inputs named
-`weight_<i>`; an engine binds them to the constants that the TensorFlow graph holds anyway. `attach_initializers` makes a
-self-contained ONNX model of the two where one is wanted (a dump, a backend that reads files).
+tf2onnx copies every constant several times on its way, so that its time grows with the bytes of a model. Here the
+weights are placeholders while it works: the time grows with nodes alone. The exported model keeps them as graph inputs
+named `weight_<i>`; an engine binds them to the constants that the TensorFlow graph holds anyway. `attach_initializers`
+makes a self-contained ONNX model of the two where one is wanted (a dump, a backend that reads files).
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ _ONNX_IR_VERSION = 8
 _NAME_IN_LOG = re.compile(r"(?:Failed to convert node '|[Tt]ensorflow op \[)([^'\]:]+)")
 """How tf2onnx names the node that it failed on, in its log and in its exceptions."""
 
-# tf2onnx keeps converter state (functions, custom handlers) in module globals, so that two conversions at once would mix.
+# tf2onnx keeps converter state (functions, custom handlers) in module globals, so that two conversions at once would
+# mix.
 _conversion_lock = threading.Lock()
 
 
@@ -99,6 +100,19 @@ def _names(graph_def: graph_pb2.GraphDef, prefix: str) -> list[str]:
     return [f"{prefix}_{number}" for number in numbers]
 
 
+def _convert_select(context: Any, node: Any, name: str, arguments: Sequence[Any]) -> None:
+    """Converts Select and SelectV2 to Where.
+
+    tf2onnx alone writes condition * x + (1 - condition) * y unless it sees a NaN or an infinity among the constants,
+    which turns an infinity in the branch that is not taken (a mask of -inf, say) into NaN.
+    """
+    from tf2onnx.onnx_opset.controlflow import Select
+
+    node.set_attr("handles_nan", 1)
+    Select.version_9(context, node)
+    del node.attr["handles_nan"]  # No attribute of Where.
+
+
 def _convert(segment_graph: graph_pb2.GraphDef, inputs: list[str], outputs: list[str], opset: int) -> onnx.ModelProto:
     from tf2onnx import optimizer, tfonnx
 
@@ -113,11 +127,13 @@ def _convert(segment_graph: graph_pb2.GraphDef, inputs: list[str], outputs: list
             input_names=[f"{name}:0" for name in inputs],
             output_names=[f"{name}:0" for name in outputs],
             tensors_to_rename=rename,
+            custom_op_handlers={"Select": (_convert_select, []), "SelectV2": (_convert_select, [])},
         )
-    # catch_errors copies the whole graph before each of its optimizers, only to go back where one fails; that is most of
-    # its time. An optimizer that fails fails the export instead, and the segment stays TensorFlow.
+    # catch_errors copies the whole graph before each of its optimizers, only to go back where one fails; that is most
+    # of its time. An optimizer that fails fails the export instead, and the segment stays TensorFlow.
     onnx_graph = optimizer.optimize_graph(onnx_graph, catch_errors=False)
-    return onnx_graph.make_model("segment")
+    model: onnx.ModelProto = onnx_graph.make_model("segment")
+    return model
 
 
 def export_segment(segment_graph: graph_pb2.GraphDef, opset: int = DEFAULT_OPSET) -> ExportedSegment:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
-    """Writes `content` to a temporary file beside `path` and renames it, so that `path` is old or new, never between."""
+    """Writes to a temporary file beside `path` and renames it, so that `path` is old or new, never between."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")

@@ -11,7 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 from tensorflow.core.framework import graph_pb2, node_def_pb2
-from tensorflow.python.framework import op_def_registry
+from tensorflow.python.framework import kernels, op_def_registry
 
 from tf_opt.errors import (
     GraphNotFrozenError,
@@ -59,7 +59,7 @@ def check_graph(graph_def: graph_pb2.GraphDef, outputs: Sequence[str] | None = N
     Raises:
         InvalidGraphError: Two nodes have one name, or an input names no node.
         UnknownOutputError: An output is no tensor of the graph.
-        UnknownOpError: An op is neither registered with TensorFlow nor a function of the graph.
+        UnknownOpError: An op is neither registered with TensorFlow nor a function of the graph, or has no kernel here.
         GraphNotFrozenError: Variables are left.
     """
     _check_references(graph_def)
@@ -69,6 +69,7 @@ def check_graph(graph_def: graph_pb2.GraphDef, outputs: Sequence[str] | None = N
         names = normalize_outputs(graph_def, outputs)
         needed = _ancestors(graph_def, names)
     _check_frozen(needed, graph_def)
+    _check_kernels(needed, graph_def)
 
 
 def normalize_outputs(graph_def: graph_pb2.GraphDef, outputs: Iterable[str] | str) -> tuple[str, ...]:
@@ -242,6 +243,31 @@ def _check_ops(graph_def: graph_pb2.GraphDef) -> None:
         raise UnknownOpError(
             f"TensorFlow does not know these ops: {listed}. Load the library that registers them first "
             "(tf.load_op_library(path), or import the package that brings them, such as tensorflow_text)."
+        )
+
+
+def _check_kernels(nodes: Iterable[node_def_pb2.NodeDef], graph_def: graph_pb2.GraphDef) -> None:
+    """Raises where an op is defined but nothing in this process runs it; a Session would say so only when it runs."""
+    functions = {function.signature.name for function in graph_def.library.function}
+    names: dict[str, list[str]] = defaultdict(list)
+    for node in nodes:
+        if node.op not in functions:
+            names[node.op].append(node.name)
+    devices = {"CPU", "DEFAULT"}
+    if tf.config.list_physical_devices("GPU"):
+        devices.add("GPU")
+    lacking = {
+        op: sorted({kernel.device_type for kernel in kernels.get_registered_kernels_for_op(op).kernel})
+        for op in names
+        if not any(kernel.device_type in devices for kernel in kernels.get_registered_kernels_for_op(op).kernel)
+    }
+    if lacking:
+        listed = "; ".join(
+            f"{op} (nodes: {_some(names[op])}; kernels: {', '.join(found) or 'none'})" for op, found in lacking.items()
+        )
+        raise UnknownOpError(
+            f"No kernel in this process runs these ops: {listed}. Load the library that brings the kernel "
+            "(tf.load_op_library(path)), or replace the nodes."
         )
 
 

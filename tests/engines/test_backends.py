@@ -29,7 +29,9 @@ def model_of(*nodes, inputs=("input_0",)):
 def segment_of(model, inputs=1):
     infos = tuple(TensorInfo(name=f"in{i}:0", dtype="float32", shape=(None, 4)) for i in range(inputs))
     outputs = (TensorInfo(name="out:0", dtype="float32", shape=(None, 4)),)
-    return SegmentModel(name="s", model=model, inputs=infos, outputs=outputs, weight_array=lambda index: np.zeros(index))
+    return SegmentModel(
+        name="s", model=model, inputs=infos, outputs=outputs, weight_array=lambda index: np.zeros(index)
+    )
 
 
 @pytest.fixture(params=BACKENDS)

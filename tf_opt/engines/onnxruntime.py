@@ -1,7 +1,7 @@
 """ONNX Runtime on the CPU, run through Python behind the same op.
 
-What is stored is the ONNX model without weights, as for OpenVINO. Loading declares the weights as initializers whose data
-lie elsewhere, and gives ONNX Runtime TensorFlow's memory as that elsewhere.
+What is stored is the ONNX model without weights, as for OpenVINO. Loading declares the weights as initializers whose
+data lie elsewhere, and gives ONNX Runtime TensorFlow's memory as that elsewhere.
 """
 
 from __future__ import annotations

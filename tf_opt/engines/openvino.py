@@ -1,7 +1,7 @@
 """OpenVINO on the CPU: the engine wherever there is no NVIDIA GPU.
 
-What is stored is the ONNX model without weights. The op's runtime compiles it, with the graph's own constants as weights,
-when a session first runs it.
+What is stored is the ONNX model without weights. The op's runtime compiles it, with the graph's own constants as
+weights, when a session first runs it.
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ from tf_opt.engines.base import Engine, EngineBackend, SegmentModel, ShapeProfil
 from tf_opt.errors import EngineBuildError
 from tf_opt.tensor_info import TensorInfo
 
-_DTYPES = frozenset(
-    "float16 bfloat16 float32 float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64 bool".split()
-)
+_DTYPES = frozenset("float16 bfloat16 float32 float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64 bool".split())
 """Element types that both ONNX tensors at the border and OpenVINO's CPU plugin have."""
 
 

@@ -1,7 +1,7 @@
 """TensorRT on NVIDIA GPUs: the place of the backend, and the gate that says what is missing.
 
-The backend itself is not part of this version. The gate touches the CUDA driver before anything of TensorRT: its bindings
-can end the process where there is no driver.
+The backend itself is not part of this version. The gate touches the CUDA driver before anything of TensorRT: its
+bindings can end the process where there is no driver.
 """
 
 from __future__ import annotations
