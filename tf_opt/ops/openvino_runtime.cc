@@ -26,10 +26,10 @@ namespace {
 // only one stream's share of the threads. Therefore both: the one-stream model for lone callers
 // and, once calls keep overlapping, a second one with a stream for each of the concurrent callers.
 // Measured on 2 cores, 16 MatMuls of 768 x 3072, both in one process, taking turns: with 4 callers
-// the streams give 1.31, 1.10, 1.47 and 1.12 times the throughput at 1, 4, 16 and 128 rows, with 2
-// callers 0.94 to 1.12; more cores gain more, because a small call cannot use them all. The price
-// is memory: compiled models do not share packed weights (154 MB more for 151 MB of weights), the
-// streams of one model do.
+// the streams give 1.12, 1.10 and 1.07 times the throughput at 1, 16 and 128 rows (1.1 to 1.5 while
+// other work kept the machine busy), with 2 callers 1.01 to 1.08. More cores should gain more, as a
+// small call cannot use them all. The price is memory: compiled models do not share packed weights
+// (154 to 159 MB more for 151 MB of weights); the streams of one model do.
 constexpr int kOverlapsBeforeStreams = 32;
 
 // Never destroyed: OpenVINO's plugins are unloaded by it, and engines of a session that was never
