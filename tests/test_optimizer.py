@@ -130,6 +130,23 @@ np.testing.assert_allclose(actual, np.load("y.npy"), atol=1e-5)
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, timeout=120)
 
 
+@pytest.mark.parametrize("keep_fallback", [True, False])
+def test_result_can_be_wrapped_and_saved(keep_fallback, tmp_path):
+    optimized, _ = optimize(two_towers(), ["left", "right"], [feed()], keep_fallback=keep_fallback)
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        tf.import_graph_def(optimized, name="")
+        graph = session.graph
+        tf.compat.v1.saved_model.simple_save(
+            session,
+            str(tmp_path / "model"),
+            {"x": graph.get_tensor_by_name("x:0")},
+            {"right": graph.get_tensor_by_name("right:0")},
+        )
+    function = tf.saved_model.load(str(tmp_path / "model")).signatures["serving_default"]
+    actual = function(x=tf.constant(feed()["x:0"]))["right"]
+    np.testing.assert_allclose(actual, run_graph_def(two_towers(), ["right:0"], feed())[0], atol=1e-5)
+
+
 def test_grappler_leaves_the_engine_intact():
     from tensorflow.core.protobuf import rewriter_config_pb2
 

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from tf_opt import errors
-from tf_opt.ops.build import register_when_tensorflow_is_imported
+from tf_opt.ops.import_hook import register_when_tensorflow_is_imported
 
 if TYPE_CHECKING:
     from tf_opt.benchmarking import benchmark

@@ -29,6 +29,9 @@ from tf_opt.passes.tf.graph_view import GraphView, InputRef, format_input, parse
 from tf_opt.passes.tf.segment import Segment
 from tf_opt.tensor_info import TensorInfo, node_name
 
+NO_FALLBACK = "tf_opt_no_fallback"
+"""The op takes a function whose name contains this for none; see kNoFallback in tf_opt/ops/engine_op.cc."""
+
 ENGINE_OP = "TfOptEngine"
 """The op of tf_opt/ops that runs an engine."""
 
@@ -87,8 +90,8 @@ def splice_segments(graph_def: GraphDef, replacements: Sequence[EngineNode]) -> 
         elif replacement.segment.name not in placed:
             placed.add(replacement.segment.name)
             engine = _engine_node(replacement, names, _device(replacement.segment, nodes))
-            if replacement.keep_fallback:
-                engine.attr["fallback"].func.name = _add_fallback(result, graph_def, replacement.segment)
+            add = _add_fallback if replacement.keep_fallback else _add_no_fallback
+            engine.attr["fallback"].func.name = add(result, graph_def, replacement.segment)
             result.node.append(engine)
             result.node.extend(_fetchable_nodes(replacement.segment, engine.device))
     _drop_unused_constants(result, replacements)
@@ -196,6 +199,19 @@ def _add_fallback(result: GraphDef, graph_def: GraphDef, segment: Segment) -> st
     if function.signature.name not in {other.signature.name for other in result.library.function}:
         result.library.function.append(function)
     return str(function.signature.name)
+
+
+def _add_no_fallback(result: GraphDef, graph_def: GraphDef, segment: Segment) -> str:
+    """Adds the function whose name tells the op that there is no fallback; returns its name.
+
+    An empty name would say the same to the op, but TensorFlow's loader of SavedModels follows the names of functions and
+    takes an empty one for a cycle.
+    """
+    if NO_FALLBACK not in {function.signature.name for function in result.library.function}:
+        function = result.library.function.add()
+        function.signature.name = NO_FALLBACK
+        function.node_def.add(name="nothing", op="NoOp")
+    return NO_FALLBACK
 
 
 def _fetchable_nodes(segment: Segment, device: str) -> Iterator[NodeDef]:

@@ -71,6 +71,14 @@ def test_openvino_asks_for_known_ranks_of_inputs_only():
     assert backend.refusal("FusedBatchNormV3", [fine], [fine, unknown]) is None
 
 
+def test_openvino_refuses_what_it_computes_in_fewer_bits():
+    backend = engines.create_backend("openvino")
+    double, long = (TensorInfo(name="a:0", dtype=dtype, shape=(None, 4)) for dtype in ("float64", "int64"))
+    assert "float64" in backend.refusal("AddV2", [double], [double])
+    assert "32 bits" in backend.refusal("Mul", [long, long], [long])
+    assert backend.refusal("GatherV2", [long], [long]) is None
+
+
 @pytest.mark.parametrize("name", BACKENDS)
 def test_engine_in_a_session_equals_the_original(name):
     for graph_def, outputs in ((mlp(), ["y:0"]), (two_towers(), ["left:0", "right:0"])):

@@ -278,6 +278,8 @@ def _load_once() -> tuple[ModuleType, ctypes.CDLL]:
         if _loaded is None:
             import tensorflow as tf
 
+            from tf_opt.ops import python_runtime  # It imports this module.
+
             with ThreadPoolExecutor(1) as pool:
                 openvino = pool.submit(_build_openvino)  # Compiles, where needed, beside the op.
                 path = library_path()
@@ -291,6 +293,7 @@ def _load_once() -> tuple[ModuleType, ctypes.CDLL]:
                 functions = ctypes.CDLL(str(path))
                 function, arguments = openvino.result()
                 getattr(functions, function)(b"openvino", *arguments)
+                python_runtime.register_known_runtimes(functions)
             _loaded = (module, functions)
         return _loaded
 

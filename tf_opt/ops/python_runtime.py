@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import functools
+import importlib
 import itertools
 import math
 import threading
@@ -47,6 +49,9 @@ class PythonEngine(Protocol):
 
 Loader = Callable[[bytes, list[Array]], PythonEngine]
 """(payload, weights) -> engine. The weights are read-only and valid as long as the engine is not closed."""
+
+KNOWN_LOADERS = {"onnxruntime": ("tf_opt.engines.onnxruntime", "load_engine")}
+"""Module and function of the loader, by runtime. Named, not imported: this package knows no engine."""
 
 _MESSAGE_BYTES = 8192  # kMessageBytes of python_runtime.cc.
 _SHUTDOWN_WAIT_MILLISECONDS = 2000
@@ -110,7 +115,25 @@ def register(name: str, loader: Loader) -> None:
     Raises:
         OpBuildError: The op could not be compiled or loaded.
     """
-    functions = build.native_functions()
+    _register(build.native_functions(), name, loader)
+
+
+def register_known_runtimes(functions: ctypes.CDLL) -> None:
+    """Registers the runtimes that tf_opt brings; each one's module is imported when an engine first needs it.
+
+    Args:
+        functions: The op library's C functions.
+    """
+    for name, (module, function) in KNOWN_LOADERS.items():
+        _register(functions, name, functools.partial(_import_and_load, module, function))
+
+
+def _import_and_load(module: str, function: str, payload: bytes, weights: list[Array]) -> PythonEngine:
+    engine: PythonEngine = getattr(importlib.import_module(module), function)(payload, weights)
+    return engine
+
+
+def _register(functions: ctypes.CDLL, name: str, loader: Loader) -> None:
     with _lock:
         _install(functions)
         _loaders[name] = loader
