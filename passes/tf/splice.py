@@ -204,8 +204,8 @@ def _add_fallback(result: GraphDef, graph_def: GraphDef, segment: Segment) -> st
 def _add_no_fallback(result: GraphDef, graph_def: GraphDef, segment: Segment) -> str:
     """Adds the function whose name tells the op that there is no fallback; returns its name.
 
-    An empty name would say the same to the op, but TensorFlow's loader of SavedModels follows the names of functions and
-    takes an empty one for a cycle.
+    An empty name would say the same to the op, but TensorFlow's loader of SavedModels follows the names of functions,
+    and takes an empty one for a cycle.
     """
     if NO_FALLBACK not in {function.signature.name for function in result.library.function}:
         function = result.library.function.add()

@@ -16,7 +16,7 @@ from tf_opt.errors import EngineBuildError
 from tf_opt.tensor_info import TensorInfo
 
 _DTYPES = frozenset("float16 bfloat16 float32 int8 int16 int32 int64 uint8 uint16 uint32 bool".split())
-"""Element types that OpenVINO's CPU plugin computes in full. It takes float64 and uint64 too, and computes them in 32 bits."""
+"""Element types that OpenVINO's CPU plugin computes in full. It takes float64 and uint64 too, in 32 bits."""
 
 _INT64_ARITHMETIC = frozenset(
     "Add AddN AddV2 BatchMatMulV2 Cumprod Cumsum LeftShift MatMul Mul Pow Prod Square Sub Sum".split()
