@@ -22,17 +22,17 @@ sys.path.insert(0, str(ROOT / "examples" / "01_bert"))
 
 import bert_models  # Sets what has to be set before TensorFlow is imported.
 import numpy as np
-from rich.console import Console
 
 import tf_opt
 import tf_opt.ops
 from tf_opt.environment import describe_environment
 from tf_opt.files import write_text
 from tf_opt.session import GraphRunner
+from tf_opt.terminal import default_console
 
 SHAPES = ((1, 16), (1, 64), (2, 32))
 
-console = Console()
+console = default_console()
 
 
 def call_for(

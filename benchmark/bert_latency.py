@@ -22,14 +22,14 @@ sys.path[:0] = [str(ROOT / "examples" / "01_bert"), str(ROOT / "benchmark")]
 import bert_models  # Sets what has to be set before TensorFlow is imported.
 import tensorflow as tf
 from openvino_direct import direct_function
-from rich.console import Console
 
 import tf_opt
 from tf_opt.files import write_text
+from tf_opt.terminal import default_console
 
 SHAPES = tuple((batch, sequence) for batch in (1, 8) for sequence in (16, 128, 384))
 
-console = Console()
+console = default_console()
 
 
 def matmul_ceiling(size: int = 2048, runs: int = 7) -> float:

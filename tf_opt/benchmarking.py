@@ -21,6 +21,7 @@ from tf_opt.feeds import Feed, check_feeds, feed_shapes
 from tf_opt.files import write_text
 from tf_opt.frozen_graph import FrozenGraph
 from tf_opt.session import GraphRunner, shared_runner
+from tf_opt.terminal import default_console
 
 Timer = Callable[[], float]
 """Returns seconds from any fixed point, such as `time.perf_counter`."""
@@ -85,13 +86,13 @@ class Benchmark:
             table.add_column(name, justify="right", no_wrap=True)
         for row in self.rows:
             if row.feed == feed:
-                times = [f"{1e3 * t:.3f}" for t in (row.mean, row.p50, row.p95, row.p99, row.minimum)]
+                times = [f"{1e3 * t:.4g}" for t in (row.mean, row.p50, row.p95, row.p99, row.minimum)]
                 table.add_row(row.graph, *times, f"{row.throughput:.1f}", f"{row.speedup:.2f}×")
         return table
 
     def print(self, console: Console | None = None) -> None:
         """Prints the tables."""
-        (console or Console()).print(self.tables())
+        (console or default_console()).print(self.tables())
 
 
 def benchmark(

@@ -14,6 +14,7 @@ from tf_opt.errors import InvalidFeedError, UnknownOutputError, did_you_mean
 from tf_opt.feeds import Array, Feed, check_feeds
 from tf_opt.frozen_graph import FrozenGraph
 from tf_opt.session import GraphRunner, shared_runner
+from tf_opt.terminal import default_console
 
 Runnable: TypeAlias = FrozenGraph | GraphRunner | Callable[[Mapping[str, Any]], Mapping[str, Any]]
 """A graph, an open runner, or a function from a feed to outputs by key."""
@@ -113,7 +114,7 @@ class Comparison:
 
     def print(self, console: Console | None = None) -> None:
         """Prints the table."""
-        (console or Console()).print(self.table())
+        (console or default_console()).print(self.table())
 
 
 def compare(

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tf_opt.files import write_text
+from tf_opt.terminal import default_console
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +174,7 @@ class OptimizationReport:
 
     def print(self, console: Console | None = None) -> None:
         """Prints the report to the terminal."""
-        (console or Console()).print(self._renderable())
+        (console or default_console()).print(self._renderable())
 
     def text(self) -> str:
         """Returns what `print` shows, as plain text."""

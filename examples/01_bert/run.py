@@ -20,9 +20,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import bert_models
 import numpy as np
-from rich.console import Console
 
 import tf_opt
+from tf_opt.terminal import default_console
 
 # Accuracy is shown on these; none is made up of one repeated token.
 SENTENCES = (
@@ -34,7 +34,7 @@ SENTENCES = (
     "The library opens at nine in the morning and closes late on Thursdays.",
 )
 
-console = Console()
+console = default_console()
 
 
 def optimize(

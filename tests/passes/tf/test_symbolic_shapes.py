@@ -190,12 +190,31 @@ def test_values_agree_with_the_session(program: list[tuple[str, int, int, int]],
     sizes = {f"{name}[{axis}]": size for name, value in feed.items() for axis, size in enumerate(value.shape)}
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         tf.graph_util.import_graph_def(graph_def, name="")
+        values = {tensor: shapes.value(tensor) for tensor in tensors}
+        # A size that no rule derives is a symbol of its own: what the tensor it belongs to really has.
+        inner = {label for value in values.values() for label in labels(value)} - set(sizes)
+        for label in inner:
+            tensor, axis = label.removesuffix("]").split("[")
+            sizes[label] = session.run(tensor, feed).shape[int(axis)]
         for tensor, actual in zip(tensors, session.run(tensors, feed), strict=True):
-            value = shapes.value(tensor)
+            value = values[tensor]
             assert value is not None
             assert value.shape == actual.shape
             expected = [evaluate(entry, sizes) for entry in value.ravel().tolist()]
             np.testing.assert_array_equal(actual.ravel(), expected, err_msg=f"{tensor}: {value}")
+
+
+def labels(value: Any) -> set[str]:
+    """The labels of all symbols in an array of symbolic dimensions."""
+    found: set[str] = set()
+    pending = [entry for entry in value.ravel().tolist() if isinstance(entry, Expression)]
+    while pending:
+        for monomial, _ in pending.pop().terms:
+            for atom in monomial:
+                if atom.operation == "symbol":
+                    found.add(atom.label)
+                pending.extend(operand for operand in atom.operands if isinstance(operand, Expression))
+    return found
 
 
 def evaluate(dim: Dim, sizes: dict[str, int]) -> int:
