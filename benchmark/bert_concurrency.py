@@ -92,9 +92,9 @@ def main() -> int:
             for name, runner in runners.items():
                 phase = {"graph": name, **call_for(runner, feeds, expected, threads, seconds)}
                 phases.append(phase)
+                rate_now = phase["runs"] / phase["seconds"]
                 console.print(
-                    f"{name}, {threads} thread{'s' if threads > 1 else ''}: {phase['runs'] / phase['seconds']:.2f} runs/s, "
-                    f"{phase['wrong']} of {phase['runs']} results wrong"
+                    f"{name}, threads {threads}: {rate_now:.2f} runs/s, {phase['wrong']} of {phase['runs']} results wrong"
                 )
         statistics = tf_opt.ops.statistics()
 

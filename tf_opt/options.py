@@ -71,8 +71,8 @@ class Options:
     # At most this many shapes have an engine of their own beside the dynamic one; the least recently used goes.
 
     specialize_after: int = 100
-    # After this many runs with the same input shapes, an engine for just these is compiled in the background, and kept if
-    # it measures faster; 0: never. Each holds a packed copy of the weights, so a shape has to come often to be worth it.
+    # After this many runs with the same input shapes, an engine for just these is compiled in the background, and kept
+    # if it measures faster; 0: never. Each holds a packed copy of the weights: a shape has to come often to be worth it.
 
     dump_dir: str | Path | None = None
     # Where the graph after every pass and each segment as .pb and .onnx are written.
