@@ -92,10 +92,9 @@ def main() -> int:
             for name, runner in runners.items():
                 phase = {"graph": name, **call_for(runner, feeds, expected, threads, seconds)}
                 phases.append(phase)
-                rate_now = phase["runs"] / phase["seconds"]
-                console.print(
-                    f"{name}, threads {threads}: {rate_now:.2f} runs/s, {phase['wrong']} of {phase['runs']} results wrong"
-                )
+                per_second = phase["runs"] / phase["seconds"]
+                results = f"{phase['wrong']} of {phase['runs']} results wrong"
+                console.print(f"{name}, threads {threads}: {per_second:.2f} runs/s, {results}")
         statistics = tf_opt.ops.statistics()
 
     def rate(name: str, threads: int) -> float:

@@ -72,7 +72,7 @@ class Options:
 
     specialize_after: int = 100
     # After this many runs with the same input shapes, an engine for just these is compiled in the background, and kept
-    # if it measures faster; 0: never. Each holds a packed copy of the weights: a shape has to come often to be worth it.
+    # if it measures faster; 0: never. Each holds a packed copy of the weights, so a shape has to come often.
 
     dump_dir: str | Path | None = None
     # Where the graph after every pass and each segment as .pb and .onnx are written.
