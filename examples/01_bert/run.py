@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import bert_models
 import numpy as np
+import transformers
 
 import tf_opt
 from tf_opt.terminal import default_console
@@ -66,6 +67,8 @@ def main() -> int:
     parser.add_argument("--model", help="name on the Hugging Face hub, or folder of a pretrained BERT")
     parser.add_argument("--runs", type=int, default=20, help="timed runs of each graph at each shape")
     arguments = parser.parse_args()
+    # Their notes on how the models were loaded would drown what this shows.
+    transformers.logging.set_verbosity_error()
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="transformers|tf_keras|keras")
     shapes = [(1, 16), (1, 128), (8, 128)]
@@ -74,8 +77,11 @@ def main() -> int:
     if source is None and bert_models.hub_is_reachable():
         source = bert_models.PRETRAINED_NAME
     if source is not None:
-        with console.status(f"loading {source}"):
-            model = bert_models.pretrained_bert(source)
+        try:
+            with console.status(f"loading {source}"):
+                model = bert_models.pretrained_bert(source)
+        except OSError as error:  # What from_pretrained raises for a name or folder without a model.
+            parser.error(f"--model {source}: {error}")
         return 0 if optimize(f"{source}, pretrained", model, None, shapes, arguments.runs) else 1
 
     console.print(

@@ -161,7 +161,8 @@ def _compile(library: Library, compiler: Sequence[str], target: Path) -> None:
         output = Path(folder) / target.name
         command = library.command(compiler, output)
         logger.info("Compiling %s: %s", target, shlex.join(command))
-        if sys.stderr.isatty():  # It happens within `import tensorflow`, where half a minute of silence looks like a hang.
+        # It happens within `import tensorflow`, where half a minute of silence looks like a hang.
+        if sys.stderr.isatty():
             print(f"tf_opt: compiling {library.name} for this TensorFlow, once", file=sys.stderr)
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode != 0:
