@@ -10,11 +10,13 @@ from types import TracebackType
 from typing import Any, TypeAlias
 
 import tensorflow as tf
+from rich.table import Table
 
 from tf_opt.errors import TfOptError, UnknownOutputError, did_you_mean
 from tf_opt.feeds import Array, Feed, normalize_feed
 from tf_opt.frozen_graph import FrozenGraph, find_tensor
 from tf_opt.tensor_info import TensorInfo
+from tf_opt.terminal import default_console
 
 SessionConfig: TypeAlias = Any
 """A `tf.compat.v1.ConfigProto`."""
@@ -133,6 +135,8 @@ def run(
     feed: Feed,
     outputs: Iterable[str] | str | None = None,
     config: SessionConfig | None = None,
+    *,
+    show: bool = False,
 ) -> dict[str, Array]:
     """Runs a frozen graph once in a plain Session.
 
@@ -144,6 +148,7 @@ def run(
         feed: Values by input: key ("input_ids"), node or tensor name ("input_ids:0").
         outputs: Keys or names of what to fetch; None fetches all outputs.
         config: A `tf.compat.v1.ConfigProto`; None is TensorFlow's default.
+        show: Whether to print a table of the outputs.
 
     Returns:
         Arrays by output key.
@@ -152,7 +157,25 @@ def run(
         InvalidFeedError: The feed does not fit the inputs.
         UnknownOutputError: There is no tensor of that name.
     """
-    return shared_runner(frozen, config).run(feed, outputs)
+    values = shared_runner(frozen, config).run(feed, outputs)
+    if show:
+        default_console().print(_table(values))
+    return values
+
+
+def _table(values: Mapping[str, Array]) -> Table:
+    table = Table(title="Outputs")
+    for name in ("output", "dtype", "shape"):
+        table.add_column(name, overflow="fold")
+    for name in ("min", "mean", "max"):
+        table.add_column(name, justify="right")
+    for key, value in values.items():
+        is_number = value.size > 0 and value.dtype.kind in "biuf"
+        figures = (
+            [f"{float(figure):.6g}" for figure in (value.min(), value.mean(), value.max())] if is_number else [""] * 3
+        )
+        table.add_row(key, value.dtype.name, "×".join(map(str, value.shape)) or "scalar", *figures)
+    return table
 
 
 def shared_runner(frozen: FrozenGraph, config: SessionConfig | None = None) -> GraphRunner:

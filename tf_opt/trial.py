@@ -15,6 +15,7 @@ from types import TracebackType
 
 import tensorflow as tf
 from tensorflow.core.framework import graph_pb2
+from tensorflow.core.protobuf import rewriter_config_pb2
 
 from tf_opt.feeds import Array, NormalizedFeed, feed_shapes
 from tf_opt.tensor_info import node_name
@@ -92,7 +93,11 @@ class Trial:
         graph = tf.Graph()
         with graph.as_default():
             tf.import_graph_def(attach_weights(combined, constants), name="")
-        self._session = tf.compat.v1.Session(graph=graph)
+        config = tf.compat.v1.ConfigProto()
+        # This one of Grappler's optimizers looks for tensors to recompute or to swap out. It makes nothing faster, takes
+        # as long as all others together on a BERT, and holds two more copies of the weights meanwhile.
+        config.graph_options.rewrite_options.memory_optimization = rewriter_config_pb2.RewriterConfig.NO_MEM_OPT
+        self._session = tf.compat.v1.Session(graph=graph, config=config)
         self._outputs = tuple(outputs)
         self._names = list(feeds[0])
         # An output that is a placeholder or weight stands once in the combined graph.
