@@ -29,6 +29,13 @@ def test_run_returns_outputs_by_key() -> None:
     assert result["total"] == 6.0
 
 
+def test_show_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    run(example(), {"x": [1.0, 2.0]}, show=True)
+    printed = capsys.readouterr().out
+    for expected in ("scaled", "float32", "scalar", "3", "6"):
+        assert expected in printed
+
+
 def test_chosen_outputs_and_inner_tensors() -> None:
     frozen = example()
     assert list(run(frozen, {"x:0": [1.0]}, "total")) == ["total"]

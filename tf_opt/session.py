@@ -171,10 +171,9 @@ def _table(values: Mapping[str, Array]) -> Table:
         table.add_column(name, justify="right")
     for key, value in values.items():
         is_number = value.size > 0 and value.dtype.kind in "biuf"
-        figures = (
-            [f"{float(figure):.6g}" for figure in (value.min(), value.mean(), value.max())] if is_number else [""] * 3
-        )
-        table.add_row(key, value.dtype.name, "×".join(map(str, value.shape)) or "scalar", *figures)
+        figures = (value.min(), value.mean(), value.max()) if is_number else ()
+        shape = "×".join(map(str, value.shape)) or "scalar"
+        table.add_row(key, value.dtype.name, shape, *(f"{float(figure):.6g}" for figure in figures))
     return table
 
 

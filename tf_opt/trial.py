@@ -94,8 +94,8 @@ class Trial:
         with graph.as_default():
             tf.import_graph_def(attach_weights(combined, constants), name="")
         config = tf.compat.v1.ConfigProto()
-        # This one of Grappler's optimizers looks for tensors to recompute or to swap out. It makes nothing faster, takes
-        # as long as all others together on a BERT, and holds two more copies of the weights meanwhile.
+        # This optimizer of Grappler's looks for tensors to recompute or to swap out. It makes nothing faster, takes as
+        # long as all others together on a BERT, and holds two more copies of the weights meanwhile.
         config.graph_options.rewrite_options.memory_optimization = rewriter_config_pb2.RewriterConfig.NO_MEM_OPT
         self._session = tf.compat.v1.Session(graph=graph, config=config)
         self._outputs = tuple(outputs)
