@@ -11,6 +11,7 @@ import tf_opt
 from tests.small_graphs import engine_nodes, feed, mlp, run_graph_def, two_towers
 from tf_opt import adoption, errors
 from tf_opt.engines import openvino as openvino_backend
+from tf_opt.graph_checks import frozen_from_graph_def
 from tf_opt.passes.tf.splice import splice_segments
 
 
@@ -105,6 +106,11 @@ def test_static_shapes_on_request():
     optimized, _ = optimize(mlp(), ["y"], [feed(3)], dynamic_opt=False)
     (placeholder,) = [node for node in optimized.node if node.name == "x"]
     assert [dimension.size for dimension in placeholder.attr["shape"].shape.dim] == [3, 16]
+    frozen = frozen_from_graph_def(mlp(), ["y"], keys={"x:0": "features"})
+    optimizer = tf_opt.Tf2TrtOpt(dynamic_opt=False, adopt="always")
+    described = optimizer.optimize(frozen, [feed(3)])
+    assert (described.inputs[0].key, described.inputs[0].shape) == ("features", (3, 16))
+    assert described.outputs[0].shape == (3, 4)
     optimized, _ = optimize(mlp(), ["y"], [feed(3), feed(5)], dynamic_opt=False)
     (placeholder,) = [node for node in optimized.node if node.name == "x"]
     assert [dimension.size for dimension in placeholder.attr["shape"].shape.dim] == [-1, 16]

@@ -180,10 +180,9 @@ class _Run:
             with self.stage("adopt"):
                 trials = AdoptionTrials(original, light, weights, self.frozen.output_names, feeds, self.options)
                 adoption = trials.adopt(candidates)
-            if adoption.graph_def is None:
-                graph_def = self.frozen.graph_def
-            else:
-                graph_def = attach_weights(adoption.graph_def, weights)
+            optimized = self.frozen
+            if adoption.graph_def is not None:
+                optimized = self.described(attach_weights(adoption.graph_def, weights))
         reports = {report.name: report for report in (*rejected, *adoption.segments)}
         ordered = tuple(reports[segment.name] for segment in segmentation.segments)
         report = replace(
@@ -192,8 +191,14 @@ class _Run:
             maximum_error=adoption.maximum_error,
             peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         )
-        optimized = FrozenGraph(graph_def=graph_def, inputs=self.frozen.inputs, outputs=self.frozen.outputs)
         return optimized, report
+
+    def described(self, graph_def: graph_pb2.GraphDef) -> FrozenGraph:
+        """Returns the optimized graph with the keys of the original, and with its shapes where these were left open."""
+        if self.options.dynamic_opt:
+            return replace(self.frozen, graph_def=graph_def)
+        keys = {info.name: info.key for info in (*self.frozen.inputs, *self.frozen.outputs)}
+        return frozen_from_graph_def(graph_def, self.frozen.output_names, keys=keys)
 
     def segment(self, light: graph_pb2.GraphDef, refused: dict[str, str] | None = None) -> Segmentation:
         """Cuts the graph; nodes in `refused` stay TensorFlow for the reason given there."""
