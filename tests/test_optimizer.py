@@ -191,7 +191,7 @@ def test_slower_engine_goes_back(monkeypatch):
         rounds=8,
         verdict="slower",
     )
-    monkeypatch.setattr(adoption.AdoptionTrials, "_measure", lambda *_: slow)
+    monkeypatch.setattr(adoption.AdoptionTrials, "_measure", lambda *_: (slow,))
     graph_def = mlp()
     optimizer = tf_opt.Tf2TrtOpt()
     optimized = optimizer.optimize_graph_def(graph_def, ["y"], [feed()])
@@ -212,7 +212,7 @@ def test_wrong_engine_goes_back_alone(monkeypatch):
         rounds=8,
         verdict="faster",
     )
-    monkeypatch.setattr(adoption.AdoptionTrials, "_measure", lambda *_: fast)
+    monkeypatch.setattr(adoption.AdoptionTrials, "_measure", lambda *_: (fast,))
 
     def splice_wrongly(graph_def, nodes):
         result = splice_segments(graph_def, nodes)
@@ -240,6 +240,7 @@ def test_measured_adoption_reports_both_figures():
     (segment,) = optimizer.report.segments
     assert segment.measurement.original_milliseconds > 0
     assert segment.measurement.optimized_milliseconds > 0
+    assert segment.measurement.feed in ("x 3×16", "x 5×16")
     assert segment.adopted == (segment.measurement.verdict != "slower")
 
 
@@ -278,21 +279,38 @@ def test_engine_that_does_not_load_stays_tensorflow(monkeypatch):
 
 
 def test_segment_is_cut_around_a_node_that_does_not_convert(monkeypatch):
-    from tf_opt import optimizer as module
+    from tf_opt import engine_building as module
 
     real = module.export_segment
 
-    def refuse_relu(graph, opset):
+    def refuse_relu(graph, *arguments):
         for node in graph.node:
             if node.op == "Relu":
                 raise errors.ExportError("Relu is not liked here", nodes=(node.name,))
-        return real(graph, opset)
+        return real(graph, *arguments)
 
     monkeypatch.setattr(module, "export_segment", refuse_relu)
     optimized, report = optimize(mlp(), ["y"], [feed()], minimum_segment_size=2)
     assert [node.op for node in report.refused] == ["Relu"]
     assert "Relu is not liked here" in report.refused[0].reason
     assert len(engine_nodes(optimized)) == 2
+
+
+def test_one_node_that_fails_without_a_name_does_not_cost_the_segment(monkeypatch):
+    from tf_opt import engine_building as module
+
+    real = module.export_segment
+
+    def fail_with_softmax(graph, *arguments):
+        if any(node.op == "Softmax" for node in graph.node):
+            raise errors.ExportError("something went wrong somewhere")
+        return real(graph, *arguments)
+
+    monkeypatch.setattr(module, "export_segment", fail_with_softmax)
+    optimized, report = optimize(mlp(), ["y"], [feed()])
+    assert [node.op for node in report.refused] == ["Softmax", "Identity"]
+    assert "something went wrong somewhere" in report.refused[0].reason
+    assert len(engine_nodes(optimized)) == 1
 
 
 # Bad input.

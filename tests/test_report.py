@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 
 from tf_opt.report import Measurement, OptimizationReport, RefusedNode, SegmentReport
 
@@ -13,6 +15,9 @@ def report() -> OptimizationReport:
         interval=(1.9, 2.1),
         rounds=9,
         verdict="faster",
+        feed="x 1×16",
+        measured_shapes=3,
+        shapes=3,
     )
     adopted = SegmentReport(
         name="tf_opt_segment_0",
@@ -42,6 +47,7 @@ def report() -> OptimizationReport:
         segments=(adopted, rejected),
         refused=tuple(RefusedNode(name=f"n{i}", op="Betainc", category="op", reason="no conversion") for i in range(3)),
         measurement=measurement,
+        measurements=(measurement,),
         maximum_error=1e-6,
         stage_seconds={"passes": 0.5},
     )
@@ -63,10 +69,22 @@ def test_text_has_what_a_reader_asks_for():
     assert str(report()) == text
 
 
+def test_measurement_says_which_feed_it_is():
+    worst = report().measurement
+    assert worst is not None
+    figures = "original 2 ms, optimized 1 ms, ratio 2.000 (1.900 to 2.100), faster"
+    assert f"Whole graph: {figures}, on x 1×16 (the worst of 3 shapes)" in " ".join(report().text().split())
+    assert str(replace(worst, shapes=9)).endswith("(the worst of 3 measured of 9 shapes)")
+    assert str(replace(worst, measured_shapes=1, shapes=1)) == f"{figures}, on x 1×16"
+    assert str(replace(worst, measured_shapes=1, shapes=1, feed="")) == figures
+    assert "ratio 2.000 (too few rounds for an interval: 9), faster" in str(replace(worst, interval=(0.0, math.inf)))
+
+
 def test_json_round_trip(tmp_path):
     path = tmp_path / "report.json"
     text = report().to_json(path)
     content = json.loads(path.read_text())
     assert content == json.loads(text)
     assert content["segments"][1]["reason"] == "slower than TensorFlow: by half"
+    assert content["measurements"][0]["feed"] == "x 1×16"
     assert content["coverage"] == 0.75

@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from tests.small_graphs import feed, mlp, run_graph_def
-from tf_opt.trial import PREFIX, Trial, combine_graphs, representative_feeds
+from tf_opt.trial import PREFIX, Trial, combine_graphs, describe_shapes, representative_feeds
 from tf_opt.weights import attach_weights, detach_weights
 
 
@@ -51,4 +51,21 @@ def test_representative_feeds_are_one_a_shape():
     feeds = [feed(2, seed=1), feed(3, seed=2), feed(2, seed=3)]
     assert [each["x:0"].shape[0] for each in representative_feeds(feeds)] == [2, 3]
     assert representative_feeds(feeds)[0] is feeds[0]
-    assert len(representative_feeds([feed(size) for size in range(1, 20)])) == 8
+
+
+def test_all_of_a_few_shapes_represent_the_feeds():
+    feeds = [feed(size) for size in range(16, 0, -1)]
+    assert representative_feeds(feeds) == feeds
+
+
+def test_many_shapes_are_thinned_out_evenly_by_size():
+    feeds = [feed(size) for size in [40, *range(1, 40)]]
+    sizes = [each["x:0"].shape[0] for each in representative_feeds(feeds)]
+    assert len(sizes) == 16
+    assert sizes[:2] == [40, 1]  # In the order given, the largest and the smallest among them.
+    assert set(np.diff(sorted(sizes))) == {2, 3}
+
+
+def test_described_shapes_stand_together():
+    shapes = [("ids:0", (1, 16)), ("mask:0", (1, 16)), ("scale:0", ())]
+    assert describe_shapes(shapes) == "ids, mask 1×16; scale scalar"

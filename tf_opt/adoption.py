@@ -3,31 +3,38 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 
 import tensorflow as tf
 from tensorflow.core.framework import graph_pb2
 
+from tf_opt import ops
 from tf_opt.comparison import compare
 from tf_opt.errors import EngineBuildError, InvalidFeedError, UnknownOpError
-from tf_opt.feeds import NormalizedFeed
+from tf_opt.feeds import Array, NormalizedFeed, feed_shapes
 from tf_opt.options import Options
-from tf_opt.paired_comparison import paired_comparison
+from tf_opt.paired_comparison import PairedComparison, Verdict, paired_comparison
 from tf_opt.passes.tf.splice import EngineNode, splice_segments
 from tf_opt.report import Measurement, SegmentReport
-from tf_opt.trial import Trial, representative_feeds
+from tf_opt.trial import Trial, describe_shapes, representative_feeds
 from tf_opt.weights import WeightStore
 
 _MARGIN = 0.01
 """Differences below one percent count as none: they are not worth the time it takes to tell them from noise."""
 
-_MARGIN_WITHOUT_INTERVAL = 0.05
+_MARGIN_WITHOUT_INTERVAL = 0.10
 """Where the budget ends before there are enough rounds for an interval, the median decides beyond this share."""
 
-_ROUNDS_WANTED = 8
-"""The fewest rounds that give a 95% interval with room for a second look; see `paired_comparison`."""
+_MINIMUM_PAIRS = 3
+"""Pairs that a feed gets even where they exceed its share of the budget: of fewer, one outlier is the median."""
+
+_LARGEST_EXCESS = 4.0
+"""A feed whose fewest pairs would take more than this many times its share keeps the pairs that its share paid for."""
+
+_ERROR = 0.05
+"""Probability that an engine no slower than TensorFlow goes back by chance, all feeds of a measurement together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,23 +52,43 @@ class Adoption:
     Attributes:
         graph_def: Light graph with the adopted engines; None where none was adopted.
         segments: Report of each candidate's segment.
-        measurement: The adopted graph against the original; None where nothing was measured.
+        measurement: The adopted graph against the original on the feed with the worst ratio; None where nothing was
+            measured.
+        measurements: The same for every feed that was measured.
         maximum_error: Largest absolute difference of any output of the adopted graph.
     """
 
     graph_def: graph_pb2.GraphDef | None
     segments: tuple[SegmentReport, ...]
     measurement: Measurement | None = None
+    measurements: tuple[Measurement, ...] = ()
     maximum_error: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Judgement:
-    """What a trial showed: `objection` says why the engines in it should not be adopted; empty where they should."""
+    """What a trial showed.
+
+    Attributes:
+        objection: Why the engines in it should not be adopted; empty where they should.
+        maximum_error: Largest absolute difference of any output.
+        measurements: One for each feed that was timed.
+        idle: Why the engine never ran, by segment name, for those that did not.
+    """
 
     objection: str = ""
     maximum_error: float | None = None
-    measurement: Measurement | None = None
+    measurements: tuple[Measurement, ...] = ()
+    idle: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def measurement(self) -> Measurement | None:
+        """The worst of the measurements: one that is slower where there is any, and the lowest ratio among those."""
+        return min(self.measurements, key=lambda each: (each.verdict != "slower", each.ratio), default=None)
+
+
+class _OptimizedGraphFailsError(Exception):
+    """Carries the failure of the optimized graph out of a comparison whose original side runs."""
 
 
 class AdoptionTrials:
@@ -117,19 +144,28 @@ class AdoptionTrials:
             graph_def=graph_def,
             segments=reports,
             measurement=judgement.measurement,
+            measurements=judgement.measurements,
             maximum_error=judgement.maximum_error,
         )
 
     def _loadable(
         self, remaining: list[Candidate], rejected: dict[str, SegmentReport]
     ) -> tuple[list[Candidate], graph_pb2.GraphDef | None, _Judgement]:
-        """Judges all engines together, after those whose runtime refuses to load them are taken out."""
+        """Judges all engines together, after those that do not load and those that never run are taken out."""
         while remaining:
             graph_def = splice_segments(self._light, [each.node for each in remaining])
             with self._trial(graph_def) as trial:
                 failed = self._first_failure(trial, remaining)
                 if failed is None:
-                    return remaining, graph_def, self._judge(trial)
+                    judgement = self._judge(trial, remaining)
+            if failed is None:
+                if not judgement.idle:
+                    return remaining, graph_def, judgement
+                for each in remaining:
+                    if each.report.name in judgement.idle:
+                        rejected[each.report.name] = replace(each.report, reason=judgement.idle[each.report.name])
+                remaining = [each for each in remaining if each.report.name not in judgement.idle]
+                continue
             candidate, reason = failed
             if self._options.strict:
                 raise EngineBuildError(f"The engine of {candidate.report.name} does not load: {reason}")
@@ -144,7 +180,7 @@ class AdoptionTrials:
         passed = []
         for candidate in remaining:
             with self._trial(splice_segments(self._light, [candidate.node])) as trial:
-                judgement = self._judge(trial)
+                judgement = self._judge(trial, [candidate])
             if judgement.objection:
                 rejected[candidate.report.name] = _reject(candidate, judgement)
             else:
@@ -162,7 +198,7 @@ class AdoptionTrials:
             return [], None, _Judgement()
         graph_def = splice_segments(self._light, [each.node for each in passed])
         with self._trial(graph_def) as trial:
-            judgement = self._judge(trial)
+            judgement = self._judge(trial, passed)
         if judgement.objection:
             for candidate in passed:
                 reason = f"together with the other engines: {judgement.objection}"
@@ -175,17 +211,7 @@ class AdoptionTrials:
 
     def _first_failure(self, trial: Trial, candidates: Sequence[Candidate]) -> tuple[Candidate, str] | None:
         """Runs both graphs once; returns the first engine that does not load, and why."""
-        try:
-            trial.run_original(self._feeds[0])
-        except tf.errors.OpError as error:
-            if "No OpKernel was registered" in str(error):
-                raise UnknownOpError(
-                    f"The graph has an op that no kernel of this TensorFlow runs: {error.message}. Load the library "
-                    "that brings the kernel, or place the node on a device that has one."
-                ) from error
-            raise InvalidFeedError(
-                f"The original graph fails on the first feed: {error.message}. Correct the feed, or the graph."
-            ) from error
+        self._run_original(trial, self._feeds[0])
         try:
             trial.run_optimized(self._feeds[0])
         except tf.errors.OpError as error:
@@ -193,17 +219,56 @@ class AdoptionTrials:
             for candidate in candidates:
                 if f"{candidate.report.name!r}" in str(error) or f"{candidate.report.name}:" in str(error):
                     return candidate, str(error.message)
-            raise
+            if self._options.adopt == "always":
+                raise
+            # Whose fault it is shows when each engine is tried alone.
         return None
 
-    def _judge(self, trial: Trial) -> _Judgement:
+    def _run_original(self, trial: Trial, feed: Mapping[str, Array]) -> dict[str, Array]:
+        """Runs the original graph; what fails here is the user's, and no engine's."""
+        try:
+            return trial.run_original(feed)
+        except tf.errors.OpError as error:
+            if "No OpKernel was registered" in str(error):
+                raise UnknownOpError(
+                    f"The graph has an op that no kernel of this TensorFlow runs: {error.message}. Load the library "
+                    "that brings the kernel, or place the node on a device that has one."
+                ) from error
+            number = next(number for number, each in enumerate(self._feeds) if each is feed)
+            raise InvalidFeedError(
+                f"The original graph fails on feed {number} (counted from 0): {error.message}. Correct the feed, or "
+                "the graph."
+            ) from error
+
+    def _judge(self, trial: Trial, candidates: Sequence[Candidate]) -> _Judgement:
         if self._options.adopt == "always":
             return _Judgement()
         options = self._options
-        comparison = compare(
-            trial.run_original, trial.run_optimized, self._feeds, rtol=options.rtol, atol=options.atol, show=False
-        )
+
+        def run_optimized(feed: Mapping[str, Array]) -> dict[str, Array]:
+            try:
+                return trial.run_optimized(feed)
+            except tf.errors.OpError as error:
+                raise _OptimizedGraphFailsError(
+                    f"fails where the original works: {error.message} (fed: {describe_shapes(feed_shapes(feed))})"
+                ) from error
+
+        idle: dict[str, str] = {}
+        try:
+            with _idle_engines(candidates, idle):
+                comparison = compare(
+                    lambda feed: self._run_original(trial, feed),
+                    run_optimized,
+                    self._feeds,
+                    rtol=options.rtol,
+                    atol=options.atol,
+                    show=False,
+                )
+        except _OptimizedGraphFailsError as error:
+            return _Judgement(objection=str(error))
         maximum_error = max(output.maximum_absolute for output in comparison.outputs)
+        if idle:
+            return _Judgement(objection=next(iter(idle.values())), maximum_error=maximum_error, idle=idle)
         for output in comparison.outputs:
             if not output.passed:
                 found = output.problem or (
@@ -217,36 +282,38 @@ class AdoptionTrials:
                     ),
                     maximum_error=maximum_error,
                 )
-        measurement = self._measure(trial)
-        objection = f"slower than TensorFlow: {measurement}" if measurement.verdict == "slower" else ""
-        return _Judgement(objection=objection, maximum_error=maximum_error, measurement=measurement)
+        judgement = _Judgement(maximum_error=maximum_error, measurements=self._measure(trial))
+        worst = judgement.measurement
+        if worst is not None and worst.verdict == "slower":
+            return replace(judgement, objection=f"slower than TensorFlow: {worst}")
+        return judgement
 
-    def _measure(self, trial: Trial) -> Measurement:
-        """Times both graphs in pairs; a round runs one feed of each shape, as far as the budget allows."""
-        budget = self._options.measurement_seconds
-        feeds = _affordable_feeds(trial, representative_feeds(self._feeds), budget / (2 * _ROUNDS_WANTED))
+    def _measure(self, trial: Trial) -> tuple[Measurement, ...]:
+        """Times both graphs on one feed of each shape after the other, up to the first that is clearly slower.
 
-        def run_original() -> None:
-            for feed in feeds:
-                trial.run_original(feed)
-
-        def run_optimized() -> None:
-            for feed in feeds:
-                trial.run_optimized(feed)
-
-        # Comparing the outputs has run every feed once, so that nothing is left to warm up.
-        paired = paired_comparison(run_original, run_optimized, margin=_MARGIN, maximum_seconds=budget, warmup=0)
-        verdict = paired.verdict
-        if math.isinf(paired.upper) and abs(math.log(paired.ratio)) > math.log1p(_MARGIN_WITHOUT_INTERVAL):
-            verdict = "slower" if paired.ratio > 1 else "faster"
-        return Measurement(
-            original_milliseconds=1e3 * paired.median_a / len(feeds),
-            optimized_milliseconds=1e3 * paired.median_b / len(feeds),
-            ratio=1.0 / paired.ratio,
-            interval=(1.0 / paired.upper, 1.0 / paired.lower if paired.lower > 0 else math.inf),
-            rounds=paired.rounds,
-            verdict=verdict,
-        )
+        Each feed has a comparison of its own, as in a sum over feeds a large one that gains would hide a small one that
+        loses.
+        """
+        feeds = representative_feeds(self._feeds)
+        share = self._options.measurement_seconds / len(feeds)
+        measurements: list[Measurement] = []
+        for feed in feeds:
+            paired = _paired(trial, feed, share, confidence=1.0 - _ERROR / len(feeds))
+            measurements.append(
+                Measurement(
+                    original_milliseconds=1e3 * paired.median_a,
+                    optimized_milliseconds=1e3 * paired.median_b,
+                    ratio=1.0 / paired.ratio,
+                    interval=(1.0 / paired.upper, 1.0 / paired.lower if paired.lower > 0 else math.inf),
+                    rounds=paired.rounds,
+                    verdict=_verdict(paired),
+                    feed=describe_shapes(feed_shapes(feed)),
+                )
+            )
+            if measurements[-1].verdict == "slower":
+                break
+        shapes = len({feed_shapes(feed) for feed in self._feeds})
+        return tuple(replace(each, measured_shapes=len(measurements), shapes=shapes) for each in measurements)
 
     @staticmethod
     def _adopted(candidate: Candidate, judgement: _Judgement, count: int) -> SegmentReport:
@@ -266,21 +333,54 @@ def _reject(candidate: Candidate, judgement: _Judgement) -> SegmentReport:
     )
 
 
-def _affordable_feeds(trial: Trial, feeds: Sequence[NormalizedFeed], seconds: float) -> list[NormalizedFeed]:
-    """Returns the quickest feeds whose runs take at most `seconds` together; the quickest one in any case.
+@contextmanager
+def _idle_engines(candidates: Sequence[Candidate], idle: dict[str, str]) -> Iterator[None]:
+    """Writes to `idle` why an engine did not run in the block, by segment name, for those that did not.
 
-    A few large shapes would otherwise use up the time that the answer needs, and leave it to chance.
+    Such an engine agrees with the original and is as fast, because it is the original: a fallback, or nothing at all.
     """
-    times = []
-    for number, feed in enumerate(feeds):
-        started = time.perf_counter()
+    before = ops.statistics()
+    yield
+    after = ops.statistics()
+    for name in (candidate.report.name for candidate in candidates):
+        counters = after.get(name, {})
+        # The counters are the process's: only what was added is of this block.
+        added = {key: counters[key] - before.get(name, {}).get(key, 0) for key in counters}
+        if added.get("runs") == 0:
+            went = "all went to the fallback" if added.get("fallback_runs") else "none reached it"
+            idle[name] = f"no feed ran on the engine: {went}; give feeds of other shapes"
+
+
+def _paired(trial: Trial, feed: NormalizedFeed, seconds: float, confidence: float) -> PairedComparison:
+    """Compares both graphs on one feed in about `seconds`; a few pairs may take longer, see `_LARGEST_EXCESS`."""
+
+    def run_original() -> None:
         trial.run_original(feed)
-        times.append((time.perf_counter() - started, number))
-    times.sort()
-    chosen, total = [times[0][1]], times[0][0]
-    for each, number in times[1:]:
-        total += each
-        if total > seconds:
-            break
-        chosen.append(number)
-    return [feeds[number] for number in sorted(chosen)]
+
+    def run_optimized() -> None:
+        trial.run_optimized(feed)
+
+    # Comparing the outputs has run every feed once, so that nothing is left to warm up.
+    paired = paired_comparison(
+        run_original, run_optimized, margin=_MARGIN, maximum_seconds=seconds, confidence=confidence, warmup=0
+    )
+    needed = _MINIMUM_PAIRS * paired.seconds / paired.rounds
+    if paired.rounds >= _MINIMUM_PAIRS or needed > _LARGEST_EXCESS * seconds:
+        return paired
+    return paired_comparison(
+        run_original,
+        run_optimized,
+        margin=_MARGIN,
+        minimum_rounds=_MINIMUM_PAIRS,
+        maximum_rounds=_MINIMUM_PAIRS,
+        maximum_seconds=math.inf,
+        confidence=confidence,
+        warmup=0,
+    )
+
+
+def _verdict(paired: PairedComparison) -> Verdict:
+    """Returns what the interval says; where there is none, what the median says beyond a wider margin."""
+    if math.isfinite(paired.upper) or abs(math.log(paired.ratio)) <= math.log1p(_MARGIN_WITHOUT_INTERVAL):
+        return paired.verdict
+    return "slower" if paired.ratio > 1 else "faster"

@@ -93,8 +93,10 @@ class _LogCollector(logging.Handler):
         self.messages.append(record.getMessage())
 
 
-def _names(graph_def: graph_pb2.GraphDef, prefix: str) -> list[str]:
+def _names(graph_def: graph_pb2.GraphDef, prefix: str, count: int | None) -> list[str]:
     """Returns the node names `<prefix>_0`, `<prefix>_1`, ... of an extracted segment in the order of their numbers."""
+    if count is not None:
+        return [f"{prefix}_{number}" for number in range(count)]
     pattern = re.compile(rf"{prefix}_(\d+)")
     numbers = sorted(int(match[1]) for node in graph_def.node if (match := pattern.fullmatch(node.name)))
     return [f"{prefix}_{number}" for number in numbers]
@@ -136,20 +138,30 @@ def _convert(segment_graph: graph_pb2.GraphDef, inputs: list[str], outputs: list
     return model
 
 
-def export_segment(segment_graph: graph_pb2.GraphDef, opset: int = DEFAULT_OPSET) -> ExportedSegment:
+def export_segment(
+    segment_graph: graph_pb2.GraphDef,
+    opset: int = DEFAULT_OPSET,
+    input_count: int | None = None,
+    weight_count: int | None = None,
+    output_count: int | None = None,
+) -> ExportedSegment:
     """Converts an extracted segment to ONNX, its weights being graph inputs.
 
     Args:
         segment_graph: What `extract_segment` returns: Placeholders `input_<i>` and `weight_<i>`, Identity nodes
             `output_<i>`, and the compute nodes between them.
         opset: Version of ONNX's default operator set.
+        input_count: Number of `input_<i>`; None counts the nodes of such names, which a node inside may have too.
+        weight_count: Number of `weight_<i>`; likewise.
+        output_count: Number of `output_<i>`; likewise.
 
     Raises:
         ExportError: tf2onnx does not convert a node. `nodes` of the error holds the names that it blamed, as far as it
             named any.
     """
     check_opset(opset)
-    inputs, weights, outputs = (_names(segment_graph, prefix) for prefix in ("input", "weight", "output"))
+    counts = {"input": input_count, "weight": weight_count, "output": output_count}
+    inputs, weights, outputs = (_names(segment_graph, prefix, count) for prefix, count in counts.items())
     collector = _LogCollector()
     logger = logging.getLogger("tf2onnx")
     with _conversion_lock:

@@ -33,6 +33,8 @@ def check_feeds(feeds: Iterable[Feed], inputs: Sequence[TensorInfo]) -> list[Nor
     """
     if isinstance(feeds, Mapping):
         raise InvalidFeedError("Expected a list of feeds, got one mapping. Write [feed].")
+    if not isinstance(feeds, Iterable):
+        raise InvalidFeedError(f"Expected a list of feeds, got {type(feeds).__name__}. Write [feed].")
     normalized = []
     for index, feed in enumerate(feeds):
         try:

@@ -24,6 +24,8 @@ from tf_opt.freeze_cleanup import clean_graph
 from tf_opt.freeze_weights import REFERENCE_VARIABLE_OPS, WeightType, convert_captures
 from tf_opt.frozen_graph import FrozenGraph
 from tf_opt.graph_checks import check_graph, describe_tensor
+from tf_opt.passes.tf.last_axis_of_means import LastAxisOfMeans
+from tf_opt.passes.tf.pass_base import Border
 from tf_opt.tensor_info import node_name
 from tf_opt.weights import is_weight
 
@@ -80,6 +82,9 @@ def _freeze(concrete: ConcreteFunction, inputs: Sequence[Any], outputs: Sequence
     graph_def = clean_graph(
         graph_def, [node_name(info.name) for info in input_infos], [info.name for info in output_infos]
     )
+    # A Session has to compute what the function computes, with oneDNN's fusions too.
+    border = Border(tuple(node_name(info.name) for info in input_infos), tuple(info.name for info in output_infos))
+    graph_def = LastAxisOfMeans().run(graph_def, border).graph_def
     check_graph(graph_def, [info.name for info in output_infos])
     _refuse_tables(graph_def)
     _fill(graph_def, captures)

@@ -84,6 +84,10 @@ def normalize_outputs(graph_def: graph_pb2.GraphDef, outputs: Iterable[str] | st
     nodes = {node.name: node for node in graph_def.node}
     normalized = []
     for name in names:
+        if not isinstance(name, str):
+            raise UnknownOutputError(
+                f"An output is given as {type(name).__name__}; expected the name of a tensor, such as 'Identity:0'."
+            )
         node = nodes.get(node_name(name))
         if node is None:
             raise UnknownOutputError(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import resource
+import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,28 +14,25 @@ from typing import Any
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from tensorflow.core.framework import graph_pb2, tensor_shape_pb2
 
-from tf_opt.adoption import AdoptionTrials, Candidate
+from tf_opt.adoption import AdoptionTrials
+from tf_opt.engine_building import EngineBuilder, describe_segment
 from tf_opt.engines import create_backend
-from tf_opt.engines.base import EngineBackend, SegmentModel
+from tf_opt.engines.base import EngineBackend
 from tf_opt.environment import describe_environment
-from tf_opt.errors import EngineBuildError, ExportError, InvalidOptionError, TfOptError
-from tf_opt.export import DEFAULT_OPSET, check_opset, convertible_ops, export_segment
+from tf_opt.errors import InvalidGraphError, InvalidOptionError, TfOptError
+from tf_opt.export import DEFAULT_OPSET, check_opset
 from tf_opt.feeds import Feed, NormalizedFeed, check_feeds
-from tf_opt.files import write_bytes
 from tf_opt.frozen_graph import FrozenGraph, find_tensor
 from tf_opt.graph_checks import frozen_from_graph_def
+from tf_opt.ops.build import load as load_op
 from tf_opt.options import Options
-from tf_opt.passes.tf.extract import extract_segment
+from tf_opt.passes.tf.last_axis_of_means import LastAxisOfMeans
 from tf_opt.passes.tf.pass_base import Border, PassPipeline
-from tf_opt.passes.tf.pipeline import EXPORT_PASSES, GRAPH_PASSES
-from tf_opt.passes.tf.segment import Segment, Segmentation, segment_graph
-from tf_opt.passes.tf.splice import EngineNode
+from tf_opt.passes.tf.pipeline import GRAPH_PASSES
+from tf_opt.passes.tf.segment import Segmentation
 from tf_opt.report import OptimizationReport, RefusedNode, SegmentReport
 from tf_opt.tensor_info import TensorInfo, node_name
-from tf_opt.weights import WeightStore, attach_weights, detach_weights
-
-MAXIMUM_CUTS = 8
-"""How often a segment is cut again around nodes that the converter refused. Each cut removes every node it blamed."""
+from tf_opt.weights import attach_weights, detach_weights
 
 
 class Tf2TrtOpt:
@@ -103,7 +100,7 @@ class Tf2TrtOpt:
             EngineBuildError, ExportError: A segment cannot become an engine, and `strict` is set.
             OpBuildError: The native op cannot be compiled.
         """
-        frozen = frozen_from_graph_def(graph_def, model_outputs)
+        frozen = frozen_from_graph_def(_checked(graph_def), model_outputs)
         return self.optimize(frozen, test_data, disable_fp16, opset).graph_def
 
     def optimize(
@@ -114,6 +111,11 @@ class Tf2TrtOpt:
         opset: int | None = None,
     ) -> FrozenGraph:
         """Does what `optimize_graph_def` does for a FrozenGraph, whose inputs and outputs keep their keys."""
+        if not isinstance(frozen, FrozenGraph):
+            raise InvalidGraphError(
+                f"optimize takes a FrozenGraph, got {type(frozen).__name__}. tf_opt.freeze_keras and its siblings make "
+                "one; for a bare GraphDef call optimize_graph_def."
+            )
         run = _Run(self.options, frozen, check_opset(DEFAULT_OPSET if opset is None else opset))
         if not disable_fp16:
             raise InvalidOptionError("disable_fp16 is False, but this version builds fp32 engines only. Pass True.")
@@ -132,7 +134,7 @@ class Tf2TrtOpt:
             UnknownOutputError, GraphNotFrozenError, UnknownOpError, InvalidGraphError, EnginePackageMissingError,
             EngineUnavailableError: As `optimize_graph_def`.
         """
-        frozen = frozen_from_graph_def(graph_def, outputs)
+        frozen = frozen_from_graph_def(_checked(graph_def), outputs)
         self._report = _Run(self.options, frozen, DEFAULT_OPSET).analyze()
         return self._report
 
@@ -143,12 +145,10 @@ class _Run:
     def __init__(self, options: Options, frozen: FrozenGraph, opset: int) -> None:
         self.options = options
         self.frozen = frozen
-        self.opset = opset
         self.backend: EngineBackend = create_backend(options.engine)
         self.border = Border(inputs=tuple(map(node_name, frozen.input_names)), outputs=frozen.output_names)
         self.stage_seconds: dict[str, float] = {}
-        self.failures: dict[str, str] = {}
-        self.dump_dir = None if options.dump_dir is None else Path(options.dump_dir)
+        self.dump_dir = None if options.dump_dir is None else _writable_folder(options.dump_dir)
         self.progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -156,27 +156,30 @@ class _Run:
             transient=True,
             disable=not options.progress,
         )
+        self.builder = EngineBuilder(options, self.backend, self.border, opset, self.dump_dir, self.stage)
 
     def analyze(self) -> OptimizationReport:
         """Goes as far as segmentation."""
         light, weights = detach_weights(self.frozen.graph_def)
         pipeline = PassPipeline(GRAPH_PASSES, dump_dir=self.dump_dir)
         light = pipeline.run(light, self.border)
-        segmentation = self.segment(light)
-        segments = tuple(_describe(segment, light, weights) for segment in segmentation.segments)
+        segmentation = self.builder.segment(light)
+        segments = tuple(describe_segment(segment, light, weights) for segment in segmentation.segments)
         return self.report(segmentation, segments, pipeline)
 
     def optimize(self, feeds: list[NormalizedFeed]) -> tuple[FrozenGraph, OptimizationReport]:
         """Goes the whole way."""
+        load_op()  # An OpBuildError says more than TensorFlow does of an op that it does not know.
         with self.progress:
             light, weights = detach_weights(self.frozen.graph_def)
-            original = light
+            # Measured against what the graph means, which a Session with oneDNN does not compute without this.
+            original = LastAxisOfMeans().run(light, self.border).graph_def
             if not self.options.dynamic_opt:
                 light = fix_input_shapes(light, feeds)
             with self.stage("passes"):
                 pipeline = PassPipeline(GRAPH_PASSES, dump_dir=self.dump_dir)
                 light = pipeline.run(light, self.border)
-            segmentation, candidates, rejected = self.build_engines(light, weights)
+            segmentation, candidates, rejected = self.builder.build_all(light, weights)
             with self.stage("adopt"):
                 trials = AdoptionTrials(original, light, weights, self.frozen.output_names, feeds, self.options)
                 adoption = trials.adopt(candidates)
@@ -188,6 +191,7 @@ class _Run:
         report = replace(
             self.report(segmentation, ordered, pipeline),
             measurement=adoption.measurement,
+            measurements=adoption.measurements,
             maximum_error=adoption.maximum_error,
             peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         )
@@ -199,99 +203,6 @@ class _Run:
             return replace(self.frozen, graph_def=graph_def)
         keys = {info.name: info.key for info in (*self.frozen.inputs, *self.frozen.outputs)}
         return frozen_from_graph_def(graph_def, self.frozen.output_names, keys=keys)
-
-    def segment(self, light: graph_pb2.GraphDef, refused: dict[str, str] | None = None) -> Segmentation:
-        """Cuts the graph; nodes in `refused` stay TensorFlow for the reason given there."""
-        options, convertible, known = self.options, convertible_ops(self.opset), refused or {}
-
-        def is_supported(node: Any, inputs: tuple[TensorInfo, ...], outputs: tuple[TensorInfo, ...]) -> str | None:
-            if node.name in known:
-                return known[node.name]
-            if node.op not in convertible:
-                return f"tf2onnx has no conversion for {node.op} at opset {self.opset}"
-            return self.backend.refusal(node.op, inputs, outputs)
-
-        return segment_graph(
-            light,
-            self.border,
-            is_supported=is_supported,
-            minimum_segment_size=options.minimum_segment_size,
-            allow_ops=options.supported_list,
-            deny_ops=options.denied_ops,
-            allow_nodes=options.supported_nodes,
-            deny_nodes=options.denied_nodes,
-            user_filter=options.node_filter,
-        )
-
-    def build_engines(
-        self, light: graph_pb2.GraphDef, weights: WeightStore
-    ) -> tuple[Segmentation, list[Candidate], list[SegmentReport]]:
-        """Segments, exports and builds; cuts again where the converter blames nodes."""
-        refused: dict[str, str] = {}
-        for cut in range(MAXIMUM_CUTS + 1):
-            with self.stage("segment"):
-                segmentation = self.segment(light, refused)
-            candidates: list[Candidate] = []
-            rejected: list[SegmentReport] = []
-            blamed: dict[str, str] = {}
-            for segment in segmentation.segments:
-                try:
-                    candidates.append(self.build(light, weights, segment))
-                except (ExportError, EngineBuildError) as error:
-                    if self.options.strict:
-                        raise
-                    nodes = set(getattr(error, "nodes", ())) & set(segment.nodes)
-                    if nodes and cut < MAXIMUM_CUTS:
-                        blamed.update(dict.fromkeys(nodes, f"it does not convert to ONNX: {error}"))
-                    else:
-                        rejected.append(replace(_describe(segment, light, weights), reason=str(error)))
-            if not blamed:
-                break
-            refused.update(blamed)
-        return segmentation, candidates, rejected
-
-    def build(self, light: graph_pb2.GraphDef, weights: WeightStore, segment: Segment) -> Candidate:
-        """Exports one segment and builds its engine."""
-        with self.stage("export"):
-            started = time.perf_counter()
-            extracted = extract_segment(light, segment)
-            border = Border(
-                inputs=tuple(f"input_{i}" for i in range(len(segment.inputs))),
-                outputs=tuple(f"output_{i}:0" for i in range(len(segment.outputs))),
-            )
-            prepared = PassPipeline(EXPORT_PASSES).run(extracted, border)
-            exported = export_segment(prepared, self.opset)
-            content = exported.model.SerializeToString()
-            export_seconds = time.perf_counter() - started
-        if self.dump_dir is not None:
-            write_bytes(self.dump_dir / f"{segment.name}.pb", extracted.SerializeToString())
-            write_bytes(self.dump_dir / f"{segment.name}.onnx", content)
-        with self.stage("build"):
-            model = SegmentModel(
-                name=segment.name,
-                model=content,
-                inputs=segment.inputs,
-                outputs=segment.outputs,
-                weights=segment.weights,
-                weight_array=lambda index: weights.array(node_name(segment.weights[index].name)),
-            )
-            engine = self.backend.build(model)
-        node = EngineNode(
-            segment=segment,
-            runtime=engine.runtime,
-            engine=engine.blob,
-            maximum_cached_engines=self.options.maximum_cached_engines,
-            specialize_after=self.options.specialize_after,
-            keep_fallback=self.options.keep_fallback,
-        )
-        report = replace(
-            _describe(segment, light, weights),
-            library=engine.library,
-            engine_bytes=len(engine.blob),
-            export_seconds=export_seconds,
-            build_seconds=engine.build_seconds,
-        )
-        return Candidate(node=node, report=report)
 
     def report(
         self, segmentation: Segmentation, segments: tuple[SegmentReport, ...], pipeline: PassPipeline
@@ -323,17 +234,26 @@ class _Run:
             self.progress.remove_task(task)
 
 
-def _describe(segment: Segment, light: graph_pb2.GraphDef, weights: WeightStore) -> SegmentReport:
-    """Returns the report of a segment before anything is built."""
-    ops = {node.name: node.op for node in light.node}
-    return SegmentReport(
-        name=segment.name,
-        node_count=len(segment.nodes),
-        op_counts=dict(Counter(ops[name] for name in segment.nodes).most_common()),
-        inputs=tuple(map(str, segment.inputs)),
-        outputs=tuple(map(str, segment.outputs)),
-        weight_bytes=sum(weights.size_of(node_name(info.name)) for info in segment.weights),
-    )
+def _checked(graph_def: graph_pb2.GraphDef) -> graph_pb2.GraphDef:
+    if not isinstance(graph_def, graph_pb2.GraphDef):
+        raise InvalidGraphError(
+            f"Expected a GraphDef, got {type(graph_def).__name__}. Of a tf.Graph take graph.as_graph_def(); models are "
+            "frozen by tf_opt.freeze_keras, freeze_saved_model or freeze_concrete_function; files are read by "
+            "tf_opt.load_graph_def."
+        )
+    return graph_def
+
+
+def _writable_folder(path: str | Path) -> Path:
+    """Returns the folder for dumps, made if need be, before any time is spent."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InvalidOptionError(f"dump_dir is {str(path)!r}, which is no folder to write to: {error}") from error
+    return folder
 
 
 def _needed(frozen: FrozenGraph, feeds: Sequence[Feed]) -> tuple[Sequence[Feed], list[TensorInfo]]:
@@ -348,7 +268,9 @@ def _needed(frozen: FrozenGraph, feeds: Sequence[Feed]) -> tuple[Sequence[Feed],
             pending.extend(node_name(reference) for reference in nodes[name].input)
     needed = [info for info in frozen.inputs if node_name(info.name) in reached]
     unneeded = [info for info in frozen.inputs if node_name(info.name) not in reached]
-    if isinstance(feeds, Mapping) or not all(isinstance(feed, Mapping) for feed in feeds):
+    if isinstance(feeds, Iterator):
+        feeds = list(feeds)
+    if not isinstance(feeds, Sequence) or not all(isinstance(feed, Mapping) for feed in feeds):
         return feeds, needed  # check_feeds says what is wrong.
     return [{name: feed[name] for name in feed if find_tensor(unneeded, str(name)) is None} for feed in feeds], needed
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -38,7 +39,7 @@ class RefusedNode:
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """Original against optimized on the given feeds.
+    """Original against optimized on one feed.
 
     Attributes:
         original_milliseconds: Median time of the original graph.
@@ -47,6 +48,10 @@ class Measurement:
         interval: Confidence interval of the ratio.
         rounds: Number of pairs.
         verdict: "faster", "slower" or "same", the last where the interval holds no answer.
+        feed: The shapes that were fed, such as "input_ids 1×16".
+        measured_shapes: Number of feeds of different shapes that were measured in the same way.
+        shapes: Number of different shapes among all feeds. More than `measured_shapes` where measuring stopped at a
+            feed that is clearly slower, or where there were too many to measure them all.
     """
 
     original_milliseconds: float
@@ -55,12 +60,25 @@ class Measurement:
     interval: tuple[float, float]
     rounds: int
     verdict: str
+    feed: str = ""
+    measured_shapes: int = 1
+    shapes: int = 1
 
     def __str__(self) -> str:
-        return (
+        sure = f"{self.interval[0]:.3f} to {self.interval[1]:.3f}"
+        if math.isinf(self.interval[1]):
+            sure = f"too few rounds for an interval: {self.rounds}"
+        text = (
             f"original {self.original_milliseconds:.3g} ms, optimized {self.optimized_milliseconds:.3g} ms, ratio "
-            f"{self.ratio:.3f} ({self.interval[0]:.3f} to {self.interval[1]:.3f}), {self.verdict}"
+            f"{self.ratio:.3f} ({sure}), {self.verdict}"
         )
+        if self.feed:
+            text += f", on {self.feed}"
+        if self.measured_shapes < self.shapes:
+            text += f" (the worst of {self.measured_shapes} measured of {self.shapes} shapes)"
+        elif self.shapes > 1:
+            text += f" (the worst of {self.shapes} shapes)"
+        return text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +99,7 @@ class SegmentReport:
         export_seconds: Wall time of the export to ONNX.
         build_seconds: Wall time of the build.
         maximum_error: Largest absolute difference of any output from the original, with this engine in.
-        measurement: Timing against the original, where it was measured.
+        measurement: Timing against the original on the feed with the worst ratio, where it was measured.
     """
 
     name: str
@@ -113,7 +131,9 @@ class OptimizationReport:
         pass_changes: Passes that changed the graph, and how many nodes each took away (negative: added).
         stage_seconds: Wall time by stage.
         peak_memory_bytes: Highest resident memory of the process so far; None for an analysis.
-        measurement: Timing of the returned graph against the original, where it was measured.
+        measurement: Timing of the returned graph against the original on the feed with the worst ratio, where it was
+            measured.
+        measurements: The same for every feed that was measured, one of each combination of shapes.
         maximum_error: Largest absolute difference of any output of the returned graph from the original.
         environment: Versions and machine.
         notes: What else a user should know.
@@ -128,6 +148,7 @@ class OptimizationReport:
     stage_seconds: Mapping[str, float] = field(default_factory=dict)
     peak_memory_bytes: int | None = None
     measurement: Measurement | None = None
+    measurements: tuple[Measurement, ...] = ()
     maximum_error: float | None = None
     environment: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

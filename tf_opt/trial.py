@@ -10,7 +10,7 @@ A run fetches only one side, and TensorFlow executes only what a fetch needs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 
 import tensorflow as tf
@@ -126,12 +126,38 @@ class Trial:
         return dict(zip(self._outputs, function(*(feed[name] for name in self._names)), strict=True))
 
 
-def representative_feeds(feeds: Sequence[NormalizedFeed], maximum: int = 8) -> list[NormalizedFeed]:
-    """Returns the feeds that a measurement runs: the first of each combination of shapes, `maximum` at most.
+def representative_feeds(feeds: Sequence[NormalizedFeed], maximum: int = 16) -> list[NormalizedFeed]:
+    """Returns the feeds that a measurement runs: the first of each combination of shapes.
 
-    More feeds of a shape would make a round longer without telling more about time.
+    More feeds of a shape would take longer without telling more about time. Of more than `maximum` shapes, those are
+    chosen that are spread evenly over all, sorted by their number of elements; the smallest and the largest are among
+    them.
+
+    Args:
+        feeds: Arrays by tensor name.
+        maximum: Number of feeds to return at most; 2 or more.
+
+    Returns:
+        The chosen feeds, in the order given.
     """
     seen: dict[tuple[tuple[str, tuple[int, ...]], ...], NormalizedFeed] = {}
     for feed in feeds:
         seen.setdefault(feed_shapes(feed), feed)
-    return list(seen.values())[:maximum]
+    distinct = list(seen.values())
+    if len(distinct) <= maximum:
+        return distinct
+    by_size = sorted(range(len(distinct)), key=lambda number: sum(array.size for array in distinct[number].values()))
+    chosen = {by_size[round(step * (len(distinct) - 1) / (maximum - 1))] for step in range(maximum)}
+    return [distinct[number] for number in sorted(chosen)]
+
+
+def describe_shapes(shapes: Iterable[tuple[str, tuple[int, ...]]]) -> str:
+    """Returns "input_ids, attention_mask 1×16; labels 1": inputs of one shape stand together.
+
+    Args:
+        shapes: Tensor name and shape of each input.
+    """
+    names: dict[tuple[int, ...], list[str]] = {}
+    for name, shape in shapes:
+        names.setdefault(shape, []).append(node_name(name))
+    return "; ".join(f"{', '.join(each)} {'×'.join(map(str, shape)) or 'scalar'}" for shape, each in names.items())

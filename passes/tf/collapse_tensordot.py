@@ -30,7 +30,7 @@ class CollapseTensordot(GraphPass):
     batch entry, where the flattened MatMul multiplies once.
 
     Before, for x of shape [b, s, 8] and w of shape [8, 6]:
-        Reshape(MatMul(Reshape(x, [-1, 8]), w), [-1, s, 6])
+        Reshape(MatMul(Reshape(x, [-1, 8]), w), [b, s, 6])
     After:
         BatchMatMulV2(x, w)
     """
@@ -72,11 +72,12 @@ def _collapse(editor: GraphEditor, shapes: SymbolicShapes, nodes: ShapeNodes, la
         return
     inner, columns = reversed(weight) if matmul.attr["transpose_b"].b else weight
     leading = _leading_dimensions(after, columns)
-    if leading is None:
+    if leading is None or not (_is_positive(columns) or _has_rows(shapes.shape(first.name), product(leading))):
         return
     kind = attribute_dtype(matmul, "T")
     if before != (*leading, inner):
-        target = reshape_target(nodes, (*leading, inner), None, "int32", user=last.name)
+        written = _written_dimensions(shapes, last, leading, inner)
+        target = reshape_target(nodes, (*written, inner), (*leading, inner), "int32", user=last.name)
         if target is None:
             return
         merged = make_node(f"{first.name}/batched", "Reshape", [source, target], T=kind, Tshape=dtypes.int32)
@@ -114,6 +115,24 @@ def _collapse(editor: GraphEditor, shapes: SymbolicShapes, nodes: ShapeNodes, la
 def _is_inner(editor: GraphEditor, name: str) -> bool:
     """Whether only one node reads a node, and no fetch, so that it may be replaced together with its reader."""
     return editor.is_free(name) and not editor.is_fetched(name) and len(editor.view.consumers(name)) == 1
+
+
+def _written_dimensions(shapes: SymbolicShapes, last: NodeDef, leading: SymbolicShape, inner: Dim) -> tuple[Dim, ...]:
+    """Returns the leading dimensions as the target of the last Reshape has them, with its -1 if it has one there."""
+    target = shapes.value(last.input[1])
+    entries: list[Dim] = [] if target is None else target.ravel().tolist()
+    written = tuple(entries[: len(leading)])
+    # Beside an inner dimension that may be 0, the -1 would infer another size than beside the columns.
+    return written if written.count(-1) == 1 and _is_positive(inner) else leading
+
+
+def _is_positive(dim: Dim) -> bool:
+    return isinstance(dim, int) and dim > 0
+
+
+def _has_rows(flattened: SymbolicShape | None, rows: Dim) -> bool:
+    """Whether a flattened operand has so many rows; for a result with no columns, any number of rows would do."""
+    return flattened is not None and len(flattened) == 2 and flattened[0] == rows
 
 
 def _leading_dimensions(after: SymbolicShape, columns: Dim) -> SymbolicShape | None:

@@ -94,12 +94,12 @@ class NodeRules:
     """What a user allows and denies.
 
     Args:
-        allow_ops: Ops that may be in a segment; None allows all. Patterns of `fnmatch` ("Conv*") are allowed here and
-            in the following.
-        deny_ops: Ops that may not; stronger than `allow_ops`.
-        allow_nodes: Node names that may be in a segment; None allows all.
-        deny_nodes: Node names that may not; stronger than `allow_nodes`.
-        user_filter: Called with a NodeDef that nothing else refuses; returns whether it may be in a segment.
+        supported_list: Ops that may be in a segment; None allows all. Patterns of `fnmatch` ("Conv*") are allowed here
+            and in the following.
+        denied_ops: Ops that may not; stronger than `supported_list`.
+        supported_nodes: Node names that may be in a segment; None allows all.
+        denied_nodes: Node names that may not; stronger than `supported_nodes`.
+        node_filter: Called with a NodeDef that nothing else refuses; returns whether it may be in a segment.
 
     Raises:
         InvalidOptionError: A list is a single string, which would be taken for a list of letters.
@@ -108,32 +108,37 @@ class NodeRules:
     def __init__(
         self,
         *,
-        allow_ops: Collection[str] | None = None,
-        deny_ops: Collection[str] = (),
-        allow_nodes: Collection[str] | None = None,
-        deny_nodes: Collection[str] = (),
-        user_filter: Callable[[NodeDef], bool] | None = None,
+        supported_list: Collection[str] | None = None,
+        denied_ops: Collection[str] = (),
+        supported_nodes: Collection[str] | None = None,
+        denied_nodes: Collection[str] = (),
+        node_filter: Callable[[NodeDef], bool] | None = None,
     ) -> None:
-        lists = {"allow_ops": allow_ops, "deny_ops": deny_ops, "allow_nodes": allow_nodes, "deny_nodes": deny_nodes}
+        lists = {
+            "supported_list": supported_list,
+            "denied_ops": denied_ops,
+            "supported_nodes": supported_nodes,
+            "denied_nodes": denied_nodes,
+        }
         for option, value in lists.items():
             if isinstance(value, str):
                 raise InvalidOptionError(f"{option}={value!r} is a string; expected a list of names: [{value!r}].")
-        self._allow_op = None if allow_ops is None else _matcher(allow_ops)
-        self._deny_op = _matcher(deny_ops)
-        self._allow_node = None if allow_nodes is None else _matcher(allow_nodes)
-        self._deny_node = _matcher(deny_nodes)
-        self._user_filter = user_filter
+        self._allow_op = None if supported_list is None else _matcher(supported_list)
+        self._deny_op = _matcher(denied_ops)
+        self._allow_node = None if supported_nodes is None else _matcher(supported_nodes)
+        self._deny_node = _matcher(denied_nodes)
+        self._user_filter = node_filter
 
     def by_name(self, node: NodeDef) -> tuple[RefusalCategory, str] | None:
         """Returns why the lists of ops and names refuse a node, or None where they do not."""
         if self._deny_op(node.op):
-            return RefusalCategory.DENIED, f"deny_ops names the op {node.op}"
+            return RefusalCategory.DENIED, f"denied_ops names the op {node.op}"
         if self._deny_node(node.name):
-            return RefusalCategory.DENIED, f"deny_nodes matches {node.name!r}"
+            return RefusalCategory.DENIED, f"denied_nodes matches {node.name!r}"
         if self._allow_op is not None and not self._allow_op(node.op):
-            return RefusalCategory.NOT_ALLOWED, f"allow_ops does not name the op {node.op}"
+            return RefusalCategory.NOT_ALLOWED, f"supported_list does not name the op {node.op}"
         if self._allow_node is not None and not self._allow_node(node.name):
-            return RefusalCategory.NOT_ALLOWED, f"allow_nodes does not match {node.name!r}"
+            return RefusalCategory.NOT_ALLOWED, f"supported_nodes does not match {node.name!r}"
         return None
 
     def by_user(self, node: NodeDef) -> tuple[RefusalCategory, str] | None:
@@ -148,10 +153,10 @@ class NodeRules:
             accepted = bool(self._user_filter(node))
         except Exception as error:
             raise InvalidOptionError(
-                f"user_filter raised {type(error).__name__} for node {node.name!r} ({node.op}): {error}. It is called "
+                f"node_filter raised {type(error).__name__} for node {node.name!r} ({node.op}): {error}. It is called "
                 "with a NodeDef and must return True or False; catch in it what it cannot judge."
             ) from error
-        return None if accepted else (RefusalCategory.REJECTED_BY_USER, "user_filter returned False")
+        return None if accepted else (RefusalCategory.REJECTED_BY_USER, "node_filter returned False")
 
 
 def refuse_nodes(
@@ -224,7 +229,7 @@ def _by_nature(
     if node.op in FRAME_OPS:
         return RefusalCategory.CONTROL_FLOW, f"{node.op} decides what runs, which TensorFlow has to do"
     if node.op in FUNCTION_CALL_OPS:
-        return RefusalCategory.CONTROL_FLOW, f"{node.op} calls a function; inline functions before segmenting"
+        return RefusalCategory.CONTROL_FLOW, f"{node.op} calls functions, whose nodes TensorFlow runs"
     definition = op_definition(node.op)
     if definition is None:
         # A function of the graph's own library, called by its name; everything else was refused as unknown on import.

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 from tensorflow.core.framework.graph_pb2 import GraphDef
@@ -23,19 +22,19 @@ class FoldShapeArithmetic(GraphPass):
     """Replaces integer tensors that follow from shapes, where other nodes read them.
 
     * known entirely: a Const
-    * the target of a Reshape: entries as constants, one unknown entry as -1, so that most targets are constant
+    * the target of a Reshape: a Const where at most one entry is unknown, which then is -1; otherwise no -1 at all
     * a Reshape or BroadcastTo to the shape that its input has: gone
     * anything else: one shared StridedSlice(Shape(...)) for each unknown dimension of the whole graph, and one shared
       Pack, Mul, AddV2, ... for equal expressions
 
-    Of several unknown entries of a Reshape target, the one that the fewest targets of the graph have becomes -1, so
-    that the others come from few providers; among equals the first, which is most often the batch: -1 can be inferred
-    for an empty batch, but not where another entry is 0.
+    A -1 is written only beside constants greater than 0, where it is exact for empty tensors too; beside an entry
+    that is 0 for some feed, Reshape would infer another size. Where several entries are unknown, a -1 stays that the
+    graph itself has, and no other comes.
 
     Before, for x of shape [b, s, 8]:
         Reshape(x, Pack(Prod(Shape(x)[0:2]), 8)) -> t    Reshape(t, Pack(Shape(x)[0], Shape(x)[1], 2, 4))
     After:
-        Reshape(x, Const [-1, 8]) -> t                   Reshape(t, Pack(-1, StridedSlice(Shape(x), [1]), 2, 4))
+        Reshape(x, Const [-1, 8]) -> t                   Reshape(t, Pack(Shape(x)[0], Shape(x)[1], 2, 4))
     """
 
     name: ClassVar[str] = "fold_shape_arithmetic"
@@ -51,19 +50,6 @@ class _Folding:
         self.editor = GraphEditor(graph_def, border)
         self.shapes = SymbolicShapes(graph_def, border)
         self.nodes = ShapeNodes(self.editor, self.shapes)
-        self.uses = self._count_uses()
-
-    def _count_uses(self) -> Counter[Dim]:
-        """Counts in how many Reshape targets with several unknown entries each unknown dimension stands."""
-        uses: Counter[Dim] = Counter()
-        for node in self.editor.view:
-            # A Reshape that goes has no say; otherwise a second run would count, and choose, differently.
-            counts = node.op == "Reshape" and not self._is_trivial(node)
-            shape = self.shapes.shape(node.name) if counts else None
-            unknown = {dim for dim in shape or () if not isinstance(dim, int)}
-            if len(unknown) > 1:
-                uses.update(unknown)
-        return uses
 
     def run(self) -> PassResult:
         for name in self.shapes.position:
@@ -112,7 +98,7 @@ class _Folding:
         written: list[Dim] = value.tolist()
         if not all(entry == -1 or is_nonnegative(entry) for entry in written):
             return self._write(value, dtype, node.name)
-        return reshape_target(self.nodes, written, self.shapes.shape(node.name), dtype, user=node.name, uses=self.uses)
+        return reshape_target(self.nodes, written, self.shapes.shape(node.name), dtype, user=node.name)
 
     def _write(self, value: SymbolicValue, dtype: str, user: str) -> str | None:
         entries: list[Dim] = value.ravel().tolist()
@@ -124,39 +110,35 @@ class _Folding:
 
 
 def reshape_target(
-    nodes: ShapeNodes,
-    written: Sequence[Dim],
-    resolved: tuple[Dim, ...] | None,
-    dtype: str,
-    *,
-    user: str,
-    uses: Mapping[Dim, int] | None = None,
+    nodes: ShapeNodes, written: Sequence[Dim], resolved: Sequence[Dim] | None, dtype: str, *, user: str
 ) -> str | None:
-    """Returns the target vector of a Reshape with as few entries to compute as possible.
+    """Returns the target vector of a Reshape, the same shape as the original one also for empty tensors.
 
     Args:
         nodes: Builds the nodes.
-        written: The entries as the graph has them; one may be -1.
+        written: The entries as the graph has them; one may be -1, any other is certainly at least 0.
         resolved: The shape of the result, where it is known.
         dtype: Dtype of the target, "int32" or "int64".
         user: Name of the Reshape.
-        uses: How many targets of the graph have an unknown dimension; the rarest one becomes -1.
 
     Returns:
-        The tensor, or None where some entry can be neither computed before `user` nor left to -1.
+        The tensor, or None where some entry can neither be computed before `user` nor be left to -1.
     """
-    dims = list(resolved) if resolved is not None and len(resolved) == len(written) else list(written)
-    unknown = [position for position, dim in enumerate(dims) if not isinstance(dim, int) or dim == -1]
-    if not unknown:
-        return nodes.constant(dims, dtype, user=user)
-    if uses is not None:
-        unknown.sort(key=lambda position: uses.get(dims[position], 0))  # stable: the first among equals
-    for position in unknown:
-        rest = dims[:position] + dims[position + 1 :]
-        # With a 0 beside it, -1 could not be inferred; and there can be only one -1.
-        if 0 in rest or -1 in rest:
-            continue
-        target = nodes.vector((*dims[:position], -1, *dims[position + 1 :]), dtype, user=user)
-        if target is not None:
-            return target
-    return nodes.vector(tuple(dims), dtype, user=user) if -1 not in dims else None
+    dims = resolved if resolved is not None and len(resolved) == len(written) else written
+    target = with_exact_minus_one(dims)
+    # With several unknown entries the graph's own -1 stays: it costs no provider, and only it infers as TensorFlow
+    # does where several of them are 0.
+    if -1 in written and not all(isinstance(dim, int) for dim in target):
+        target = tuple(written)
+    return nodes.vector(target, dtype, user=user)
+
+
+def with_exact_minus_one(dims: Sequence[Dim]) -> tuple[Dim, ...]:
+    """Returns a Reshape target with -1 for the unknown entry, where it is the only one, beside constants above 0.
+
+    Only there -1 is exact: beside a 0, Reshape infers it from those sizes of the input that are not 0.
+    """
+    unknown = [position for position, dim in enumerate(dims) if not isinstance(dim, int)]
+    if len(unknown) != 1 or any(isinstance(dim, int) and dim < 1 for dim in dims):
+        return tuple(dims)
+    return tuple(dim if isinstance(dim, int) else -1 for dim in dims)

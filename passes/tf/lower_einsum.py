@@ -10,7 +10,7 @@ from tensorflow.core.framework.graph_pb2 import GraphDef
 from tensorflow.core.framework.node_def_pb2 import NodeDef
 from tensorflow.python.framework import dtypes
 
-from tf_opt.passes.tf.fold_shape_arithmetic import reshape_target
+from tf_opt.passes.tf.fold_shape_arithmetic import reshape_target, with_exact_minus_one
 from tf_opt.passes.tf.graph_editor import GraphEditor
 from tf_opt.passes.tf.node_defs import attribute_dtype, make_node
 from tf_opt.passes.tf.pass_base import Border, GraphPass, PassResult
@@ -30,7 +30,7 @@ class LowerEinsum(GraphPass):
     Before, for x of shape [b, s, 8] and w of shape [8, 2, 4]:
         Einsum("abc,cde->abde", x, w)
     After:
-        Reshape(MatMul(Reshape(x, [-1, 8]), Reshape(w, [8, 8])), [-1, s, 2, 4])
+        Reshape(MatMul(Reshape(x, [-1, 8]), Reshape(w, [8, 8])), [b, s, 2, 4])
     """
 
     name: ClassVar[str] = "lower_einsum"
@@ -153,15 +153,14 @@ class _Lowering:
         return False
 
     def _can_compute(self, groups: Sequence[Sequence[str]], result: str) -> bool:
-        """Whether every Reshape has at most one entry that is neither constant nor computable."""
+        """Whether every entry of every Reshape can be computed, or is a -1 that is exact."""
         targets = [[product(self.sizes[label] for label in group) for group in part] for part in groups]
         targets.append([self.sizes[label] for label in result])
-        for dims in targets:
-            hidden = [dim for dim in dims if not self.nodes.can_provide(dim, user=self.node.name)]
-            zero = any(dim == 0 for dim in dims)
-            if len(hidden) > 1 or zero:
-                return False
-        return True
+        return all(
+            self.nodes.can_provide(dim, user=self.node.name)
+            for target in targets
+            for dim in with_exact_minus_one(target)
+        )
 
     def _arranged(self, reference: str, labels: str, order: str, groups: Sequence[str]) -> str:
         """Returns an operand with its labels in `order` and each of `groups` merged into one dimension."""

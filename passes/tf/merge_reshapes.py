@@ -20,7 +20,8 @@ class MergeReshapes(GraphPass):
     """Reads through chains of shape changes.
 
     * the end of a chain has the shape of its start: the chain is bypassed
-    * a Reshape in the chain makes what came before it irrelevant: it reads the start of the chain
+    * a Reshape in the chain makes what came before it irrelevant: it reads the start of the chain, or the last link
+      whose Shape is read
 
     Before, for w of shape [64]:
         Squeeze(Reshape(w, [1, 1, 1, 64]), [0, 1, 2]) -> a    Reshape(ExpandDims(x, 1), [-1, 2, 4])
@@ -71,5 +72,20 @@ def _merge(editor: GraphEditor, shapes: SymbolicShapes, node: NodeDef) -> None:
             editor.count()
             return
     if node.op == "Reshape":
-        editor.set_input(node.name, 0, sources[-1])
-        editor.count()
+        start = _start(editor, node.name)
+        if start != sources[0]:
+            editor.set_input(node.name, 0, start)
+            editor.count()
+
+
+def _start(editor: GraphEditor, name: str) -> str:
+    """Returns the tensor farthest up the chain such that nothing computes with the sizes of the links between.
+
+    A link whose Shape is read stays anyway; with its sizes CollapseTensordot needs no other Reshape, nor that Shape.
+    """
+    reference = editor.view.data_inputs(name)[0]
+    while _link(editor, reference.node) is not None:
+        if any(editor.view.op(use.node) == "Shape" for use in editor.view.consumers(reference.node)):
+            break
+        reference = editor.view.data_inputs(reference.node)[0]
+    return reference.tensor_name

@@ -7,6 +7,7 @@ from tf_opt.passes.tf.erfc_to_erf import ErfcToErf
 from tf_opt.passes.tf.fold_constants import FoldConstants
 from tf_opt.passes.tf.fold_shape_arithmetic import FoldShapeArithmetic
 from tf_opt.passes.tf.fold_transposes_into_matmul import FoldTransposesIntoMatMul
+from tf_opt.passes.tf.last_axis_of_means import LastAxisOfMeans
 from tf_opt.passes.tf.lower_einsum import LowerEinsum
 from tf_opt.passes.tf.merge_duplicates import MergeDuplicates
 from tf_opt.passes.tf.merge_reshapes import MergeReshapes
@@ -28,6 +29,8 @@ def graph_passes() -> list[GraphPass | Fixpoint]:
         FoldConstants(),
         # Constant folding leaves Identity nodes and control edges where it replaced something.
         Prune(),
+        # What stays TensorFlow has to be right where oneDNN is on.
+        LastAxisOfMeans(),
         # Local rewrites that need no shapes.
         ErfcToErf(),
         MergeTransposes(),

@@ -128,11 +128,11 @@ def segment_graph(
     *,
     is_supported: SupportCheck,
     minimum_segment_size: int = 3,
-    allow_ops: Collection[str] | None = None,
-    deny_ops: Collection[str] = (),
-    allow_nodes: Collection[str] | None = None,
-    deny_nodes: Collection[str] = (),
-    user_filter: Callable[[NodeDef], bool] | None = None,
+    supported_list: Collection[str] | None = None,
+    denied_ops: Collection[str] = (),
+    supported_nodes: Collection[str] | None = None,
+    denied_nodes: Collection[str] = (),
+    node_filter: Callable[[NodeDef], bool] | None = None,
     tensor_types: Mapping[str, TensorInfo] | None = None,
 ) -> Segmentation:
     """Finds the segments of a graph.
@@ -143,11 +143,11 @@ def segment_graph(
         is_supported: Returns None where the engine can run a node, else the reason why not; called with the node, its
             input tensors and its output tensors.
         minimum_segment_size: Segments of fewer compute nodes are not worth an engine.
-        allow_ops: Ops that may be in a segment (names or fnmatch patterns, as in the next three); None allows all.
-        deny_ops: Ops that may not.
-        allow_nodes: Node names that may be in a segment; None allows all.
-        deny_nodes: Node names that may not.
-        user_filter: Called with each NodeDef that nothing else refuses; returns whether it may be in a segment.
+        supported_list: Ops that may be in a segment (names or fnmatch patterns, as in the next three); None allows all.
+        denied_ops: Ops that may not.
+        supported_nodes: Node names that may be in a segment; None allows all.
+        denied_nodes: Node names that may not.
+        node_filter: Called with each NodeDef that nothing else refuses; returns whether it may be in a segment.
         tensor_types: The result of `tensor_infos(graph_def)`, where it is at hand.
 
     Returns:
@@ -162,11 +162,11 @@ def segment_graph(
     if minimum_segment_size < 1:
         raise InvalidOptionError(f"minimum_segment_size={minimum_segment_size} must be at least 1; the default is 3.")
     rules = NodeRules(
-        allow_ops=allow_ops,
-        deny_ops=deny_ops,
-        allow_nodes=allow_nodes,
-        deny_nodes=deny_nodes,
-        user_filter=user_filter,
+        supported_list=supported_list,
+        denied_ops=denied_ops,
+        supported_nodes=supported_nodes,
+        denied_nodes=denied_nodes,
+        node_filter=node_filter,
     )
     builder = _SegmentBuilder(
         GraphView(graph_def), border, tensor_infos(graph_def) if tensor_types is None else tensor_types

@@ -91,3 +91,20 @@ def test_shared_product_stays_and_a_shared_flattening_does_not_hinder() -> None:
 
     after = apply_pass(CollapseTensordot(), graph_of(build), changed=True)
     assert (node_of(after, "a").op, node_of(after, "b").op) == ("Reshape", "BatchMatMulV2")
+
+
+def test_empty_tensors_keep_their_shapes() -> None:
+    def build() -> tf.Tensor:
+        return dense(dense(placeholder("x", [None, None, 8]), 6, bias=True, name="z"), 4)
+
+    apply_pass(CollapseTensordot(), graph_of(build), changed=True, sizes=((2, 3), (0, 3), (2, 0), (0, 0)))
+
+
+def test_rows_that_do_not_follow_without_columns_stay() -> None:
+    def build() -> tf.Tensor:
+        x, w = placeholder("x", [None, 8]), placeholder("w", [8, None])
+        product = tf.matmul(tf.reshape(x, [-1, 8]), w)
+        return tf.reshape(product, tf.stack([2, 3, tf.shape(w)[1]]))
+
+    # With no columns, a product of any number of rows can be reshaped to [2, 3, 0].
+    apply_pass(CollapseTensordot(), graph_of(build), changed=False, sizes=((6, 4), (6, 0), (5, 0)))

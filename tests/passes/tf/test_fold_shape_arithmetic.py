@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -32,8 +34,9 @@ def test_docstring_before_and_after() -> None:
     assert constant(after, node_of(after, "t").input[1]) == [-1, 8]
     target = node_of(after, node_of(after, "y").input[1])
     assert target.op == "Pack"
-    assert constant(after, target.input[0]) == -1
-    assert constant(after, only(after, "StridedSlice").input[1]) == [1]
+    slices = [node_of(after, entry) for entry in target.input[:2]]
+    assert [node.op for node in slices] == ["StridedSlice"] * 2
+    assert [constant(after, node.input[1]) for node in slices] == [[0], [1]]
     assert only(after, "Shape").input == ["x"]
     assert "Prod" not in ops(after)
 
@@ -87,12 +90,12 @@ def test_equal_vectors_and_providers_are_shared() -> None:
 
     after = apply_pass(FoldShapeArithmetic(), graph_of(build), changed=True)
     counts = ops(after)
-    assert (counts["Shape"], counts["StridedSlice"], counts["Mul"]) == (1, 1, 2)
+    assert (counts["Shape"], counts["StridedSlice"], counts["Mul"]) == (1, 2, 2)
     targets = {node.input[1] for node in after.node if node.op == "Reshape"}
     assert len(targets) == 1
 
 
-def test_the_rarest_dimension_becomes_minus_one() -> None:
+def test_unknown_dimensions_of_several_inputs() -> None:
     def build() -> list[tf.Tensor]:
         x = placeholder("x", [None, None, 8])
         others = [placeholder(f"y{index}", [None, 8]) for index in range(2)]
@@ -179,3 +182,42 @@ def test_random_shape_arithmetic(program: list[tuple[str, int, int, int]], data:
     result = FoldShapeArithmetic().run(graph_def, partial)
     check_same_behaviour(graph_def, result.graph_def, partial, sizes=((2, 3), (0, 1), (4, 0)))
     assert not FoldShapeArithmetic().run(result.graph_def, partial).changed
+
+
+EMPTY_SIZES = ((2, 3), (0, 3), (2, 0), (0, 0), (1, 0))
+
+
+def swapped(x: tf.Tensor) -> list[tf.Tensor]:
+    return [tf.shape(x)[1], tf.shape(x)[0], 8]
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        lambda x: [tf.shape(x)[0], tf.shape(x)[1], 2, 4],
+        lambda x: [tf.shape(x)[0] * tf.shape(x)[1], 8],
+        lambda x: [tf.shape(x)[0], tf.shape(x)[1] * 8],
+        lambda x: [tf.shape(x)[0], -1],
+        lambda x: [-1, tf.shape(x)[1], 4],
+        lambda x: [tf.shape(x)[0], -1, 2, 4],
+        lambda x: [-1, 4],
+        swapped,
+    ],
+)
+def test_empty_tensors_keep_their_shapes(target: Callable[[tf.Tensor], list[Any]]) -> None:
+    def build() -> tf.Tensor:
+        x = placeholder("x", [None, None, 8])
+        return tf.reshape(tf.nn.relu(x), tf.stack(target(x)))
+
+    apply_pass(FoldShapeArithmetic(), graph_of(build), sizes=EMPTY_SIZES)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.permutations(range(3)), st.integers(0, 3), st.integers(0, 3), st.booleans())
+def test_random_targets_of_empty_tensors(order: list[int], batch: int, sequence: int, merge: bool) -> None:
+    def build() -> tf.Tensor:
+        x = placeholder("x", [None, None, 8])
+        dims = [tf.shape(x)[axis] for axis in order]
+        return tf.reshape(tf.nn.relu(x), tf.stack([dims[0] * dims[1], dims[2]] if merge else dims))
+
+    apply_pass(FoldShapeArithmetic(), graph_of(build), sizes=((batch, sequence),))

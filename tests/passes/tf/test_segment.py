@@ -92,14 +92,14 @@ def test_minimum_size_does_not_count_constants() -> None:
 @pytest.mark.parametrize(
     ("options", "node", "category"),
     [
-        ({"deny_ops": ["Relu"]}, "b", RefusalCategory.DENIED),
-        ({"deny_ops": ["Re*"]}, "b", RefusalCategory.DENIED),
-        ({"deny_nodes": ["[ab]"]}, "a", RefusalCategory.DENIED),
-        ({"allow_ops": ["Neg", "Tanh"]}, "b", RefusalCategory.NOT_ALLOWED),
-        ({"allow_nodes": ["y"]}, "b", RefusalCategory.NOT_ALLOWED),
-        ({"allow_nodes": []}, "y", RefusalCategory.NOT_ALLOWED),
-        ({"allow_ops": ["*"], "deny_ops": ["Tanh"]}, "y", RefusalCategory.DENIED),
-        ({"user_filter": lambda node: node.op != "Neg"}, "a", RefusalCategory.REJECTED_BY_USER),
+        ({"denied_ops": ["Relu"]}, "b", RefusalCategory.DENIED),
+        ({"denied_ops": ["Re*"]}, "b", RefusalCategory.DENIED),
+        ({"denied_nodes": ["[ab]"]}, "a", RefusalCategory.DENIED),
+        ({"supported_list": ["Neg", "Tanh"]}, "b", RefusalCategory.NOT_ALLOWED),
+        ({"supported_nodes": ["y"]}, "b", RefusalCategory.NOT_ALLOWED),
+        ({"supported_nodes": []}, "y", RefusalCategory.NOT_ALLOWED),
+        ({"supported_list": ["*"], "denied_ops": ["Tanh"]}, "y", RefusalCategory.DENIED),
+        ({"node_filter": lambda node: node.op != "Neg"}, "a", RefusalCategory.REJECTED_BY_USER),
     ],
 )
 def test_lists_and_filter(options: dict[str, Any], node: str, category: RefusalCategory) -> None:
@@ -110,7 +110,7 @@ def test_lists_and_filter(options: dict[str, Any], node: str, category: RefusalC
 
 
 def test_patterns_match_whole_names() -> None:
-    assert len(segment(chain, deny_ops=["Rel"], deny_nodes=["elu"]).segments[0].nodes) == 3
+    assert len(segment(chain, denied_ops=["Rel"], denied_nodes=["elu"]).segments[0].nodes) == 3
 
 
 def test_failing_filter_names_the_node() -> None:
@@ -118,12 +118,12 @@ def test_failing_filter_names_the_node() -> None:
         raise KeyError("color")
 
     with pytest.raises(InvalidOptionError, match=r"KeyError for node 'a' \(Neg\)"):
-        segment(chain, user_filter=broken)
+        segment(chain, node_filter=broken)
 
 
 def test_string_for_a_list_is_refused() -> None:
-    with pytest.raises(InvalidOptionError, match=r"deny_ops='Relu' is a string.*\['Relu'\]"):
-        segment(chain, deny_ops="Relu")
+    with pytest.raises(InvalidOptionError, match=r"denied_ops='Relu' is a string.*\['Relu'\]"):
+        segment(chain, denied_ops="Relu")
 
 
 def test_minimum_size_is_checked() -> None:

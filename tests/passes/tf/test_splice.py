@@ -274,7 +274,9 @@ def test_spliced_graph_can_be_segmented_again() -> None:
         tf.nn.relu(tf.sin(tf.nn.relu(x)), name="y")
     graph_def = graph.as_graph_def()
     border = Border(("x",), ("y:0",))
-    only_first = segment_graph(graph_def, border, is_supported=everything, minimum_segment_size=1, allow_nodes=["Relu"])
+    only_first = segment_graph(
+        graph_def, border, is_supported=everything, minimum_segment_size=1, supported_nodes=["Relu"]
+    )
     once = with_fallback_calls(splice_all(graph_def, only_first))
     again = segment_graph(once, border, is_supported=unless("Sin"), minimum_segment_size=1)
     assert [segment.name for segment in again.segments] == ["tf_opt_segment_1"]

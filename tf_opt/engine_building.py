@@ -1,0 +1,219 @@
+"""Cuts a graph into segments and builds an engine of each, cutting again around nodes that do not convert."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tensorflow.core.framework import graph_pb2
+
+from tf_opt.adoption import Candidate
+from tf_opt.engines.base import EngineBackend, SegmentModel
+from tf_opt.errors import EngineBuildError, ExportError
+from tf_opt.export import convertible_ops, export_segment
+from tf_opt.files import write_bytes
+from tf_opt.options import Options
+from tf_opt.passes.tf.extract import extract_segment
+from tf_opt.passes.tf.pass_base import Border, PassPipeline
+from tf_opt.passes.tf.pipeline import EXPORT_PASSES
+from tf_opt.passes.tf.segment import Segment, Segmentation, segment_graph
+from tf_opt.passes.tf.splice import EngineNode
+from tf_opt.passes.tf.tensor_types import tensor_infos
+from tf_opt.report import SegmentReport
+from tf_opt.tensor_info import TensorInfo, node_name
+from tf_opt.weights import WeightStore
+
+MAXIMUM_CUTS = 8
+"""How often the graph is cut again around nodes that were refused. Each cut removes every node that was blamed."""
+
+SUSPECTS_PER_OP = 3
+"""How many nodes of an op are built alone where a segment fails and nothing says which of its nodes is at fault."""
+
+Stage = Callable[[str], AbstractContextManager[None]]
+"""Shows and times a stage of the work."""
+
+
+class EngineBuilder:
+    """Segments, exports and builds with one backend and one set of options."""
+
+    def __init__(
+        self,
+        options: Options,
+        backend: EngineBackend,
+        border: Border,
+        opset: int,
+        dump_dir: Path | None,
+        stage: Stage,
+    ) -> None:
+        """Keeps what all segments share.
+
+        Args:
+            options: What may enter an engine, and what becomes of failures.
+            backend: Builds the engines.
+            border: What the user feeds and fetches.
+            opset: ONNX opset of the exported segments.
+            dump_dir: Where segments are written; None writes nothing.
+            stage: Shows and times a stage.
+        """
+        self.options = options
+        self.backend = backend
+        self.border = border
+        self.opset = opset
+        self.dump_dir = dump_dir
+        self.stage = stage
+
+    def segment(self, light: graph_pb2.GraphDef, refused: dict[str, str] | None = None) -> Segmentation:
+        """Cuts the graph; nodes in `refused` stay TensorFlow for the reason given there."""
+        options, convertible, known = self.options, convertible_ops(self.opset), refused or {}
+
+        def is_supported(node: Any, inputs: tuple[TensorInfo, ...], outputs: tuple[TensorInfo, ...]) -> str | None:
+            if node.name in known:
+                return known[node.name]
+            if node.op not in convertible:
+                return f"tf2onnx has no conversion for {node.op} at opset {self.opset}"
+            return self.backend.refusal(node.op, inputs, outputs)
+
+        return segment_graph(
+            light,
+            self.border,
+            is_supported=is_supported,
+            minimum_segment_size=options.minimum_segment_size,
+            supported_list=options.supported_list,
+            denied_ops=options.denied_ops,
+            supported_nodes=options.supported_nodes,
+            denied_nodes=options.denied_nodes,
+            node_filter=options.node_filter,
+        )
+
+    def build_all(
+        self, light: graph_pb2.GraphDef, weights: WeightStore
+    ) -> tuple[Segmentation, list[Candidate], list[SegmentReport]]:
+        """Segments, exports and builds; cuts again where the converter blames nodes."""
+        refused: dict[str, str] = {}
+        for cut in range(MAXIMUM_CUTS + 1):
+            with self.stage("segment"):
+                segmentation = self.segment(light, refused)
+            candidates: list[Candidate] = []
+            rejected: list[SegmentReport] = []
+            blamed: dict[str, str] = {}
+            for segment in segmentation.segments:
+                try:
+                    candidates.append(self.build(light, weights, segment))
+                except (ExportError, EngineBuildError) as error:
+                    if self.options.strict:
+                        raise
+                    at_fault = self.at_fault(light, weights, segment, error) if cut < MAXIMUM_CUTS else {}
+                    blamed.update(at_fault)
+                    if not at_fault:
+                        rejected.append(replace(describe_segment(segment, light, weights), reason=str(error)))
+            if not blamed:
+                break
+            refused.update(blamed)
+        return segmentation, candidates, rejected
+
+    def build(self, light: graph_pb2.GraphDef, weights: WeightStore, segment: Segment) -> Candidate:
+        """Exports one segment and builds its engine."""
+        with self.stage("export"):
+            started = time.perf_counter()
+            extracted = extract_segment(light, segment)
+            border = Border(
+                inputs=tuple(f"input_{i}" for i in range(len(segment.inputs))),
+                outputs=tuple(f"output_{i}:0" for i in range(len(segment.outputs))),
+            )
+            prepared = PassPipeline(EXPORT_PASSES).run(extracted, border)
+            exported = export_segment(
+                prepared, self.opset, len(segment.inputs), len(segment.weights), len(segment.outputs)
+            )
+            content = exported.model.SerializeToString()
+            export_seconds = time.perf_counter() - started
+        if self.dump_dir is not None:
+            write_bytes(self.dump_dir / f"{segment.name}.pb", extracted.SerializeToString())
+            write_bytes(self.dump_dir / f"{segment.name}.onnx", content)
+        with self.stage("build"):
+            model = SegmentModel(
+                name=segment.name,
+                model=content,
+                inputs=segment.inputs,
+                outputs=segment.outputs,
+                weights=segment.weights,
+                weight_array=lambda index: weights.array(node_name(segment.weights[index].name)),
+            )
+            engine = self.backend.build(model)
+        node = EngineNode(
+            segment=segment,
+            runtime=engine.runtime,
+            engine=engine.blob,
+            maximum_cached_engines=self.options.maximum_cached_engines,
+            specialize_after=self.options.specialize_after,
+            keep_fallback=self.options.keep_fallback,
+        )
+        report = replace(
+            describe_segment(segment, light, weights),
+            library=engine.library,
+            engine_bytes=len(engine.blob),
+            export_seconds=export_seconds,
+            build_seconds=engine.build_seconds,
+        )
+        return Candidate(node=node, report=report)
+
+    def at_fault(
+        self, light: graph_pb2.GraphDef, weights: WeightStore, segment: Segment, error: Exception
+    ) -> dict[str, str]:
+        """Returns the nodes that keep a segment from becoming an engine, and why; empty where none can be named.
+
+        Where the error blames none, nodes of each op are built alone: one that fails there is at fault, and with it all
+        nodes of its op in the segment.
+        """
+        blamed = set(getattr(error, "nodes", ())) & set(segment.nodes)
+        if blamed:
+            return dict.fromkeys(blamed, f"it does not convert to ONNX: {error}")
+        ops = {node.name: node.op for node in light.node}
+        by_op: dict[str, list[str]] = {}
+        for name in segment.nodes:
+            by_op.setdefault(ops[name], []).append(name)
+        types = tensor_infos(light)
+        found: dict[str, str] = {}
+        for names in by_op.values():
+            for name in names[:SUSPECTS_PER_OP]:
+                reason = self._failure_alone(light, weights, name, types)
+                if reason:
+                    found.update(dict.fromkeys(names, f"it does not become an engine on its own: {reason}"))
+                    break
+        # Where nothing works even alone, no node is at fault.
+        return found if len(found) < len(segment.nodes) else {}
+
+    def _failure_alone(
+        self, light: graph_pb2.GraphDef, weights: WeightStore, name: str, types: Mapping[str, TensorInfo]
+    ) -> str:
+        segmentation = segment_graph(
+            light,
+            self.border,
+            is_supported=lambda *_: None,
+            minimum_segment_size=1,
+            node_filter=lambda node: bool(node.name == name),
+            tensor_types=types,
+        )
+        try:
+            for segment in segmentation.segments:
+                self.build(light, weights, segment)
+        except (ExportError, EngineBuildError) as error:
+            return str(error)
+        return ""
+
+
+def describe_segment(segment: Segment, light: graph_pb2.GraphDef, weights: WeightStore) -> SegmentReport:
+    """Returns the report of a segment before anything is built."""
+    ops = {node.name: node.op for node in light.node}
+    return SegmentReport(
+        name=segment.name,
+        node_count=len(segment.nodes),
+        op_counts=dict(Counter(ops[name] for name in segment.nodes).most_common()),
+        inputs=tuple(map(str, segment.inputs)),
+        outputs=tuple(map(str, segment.outputs)),
+        weight_bytes=sum(weights.size_of(node_name(info.name)) for info in segment.weights),
+    )
