@@ -47,7 +47,21 @@ def token_feeds(frozen, shapes):
 def test_small_bert_at_several_shapes():
     model = bert_models.random_bert(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128)
     frozen = tf_opt.freeze_keras(model)
-    check(frozen, token_feeds(frozen, [(1, 16), (3, 7), (2, 33)]), minimum_coverage=1.0, maximum_engines=1)
+    # Two layers have few nodes beside the lookups of embeddings, which stay TensorFlow.
+    check(frozen, token_feeds(frozen, [(1, 16), (3, 7), (2, 33)]), minimum_coverage=0.95, maximum_engines=1)
+
+
+def test_ids_outside_of_the_vocabulary_are_refused_as_before():
+    model = bert_models.random_bert(
+        vocab_size=50, hidden_size=64, num_hidden_layers=1, num_attention_heads=4, intermediate_size=128
+    )
+    frozen = tf_opt.freeze_keras(model)
+    (feed,) = token_feeds(frozen, [(1, 8)])
+    optimized, _ = optimized_and_report(frozen, [feed])
+    feed["input_ids"][0, 3] = 50
+    for graph in (frozen, optimized):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="50 is not in"):
+            tf_opt.run(graph, feed)
 
 
 def test_feeding_ids_alone():
@@ -73,7 +87,7 @@ def test_minilm_embeddings_of_real_sentences():
     for batch in (list(SENTENCES), list(SENTENCES[:1]), list(SENTENCES[2:4])):
         tokens = tokenizer(batch, padding=True, return_tensors="np")
         feeds.append({name: np.asarray(values, np.int32) for name, values in tokens.items()})
-    optimized = check(frozen, feeds, minimum_coverage=1.0, maximum_engines=1)
+    optimized = check(frozen, feeds, minimum_coverage=0.98, maximum_engines=1)
 
     def embeddings(graph):
         hidden = tf_opt.run(graph, feeds[0])["last_hidden_state"]
@@ -92,7 +106,7 @@ def test_minilm_embeddings_of_real_sentences():
 def test_bert_base():
     frozen = tf_opt.freeze_keras(bert_models.random_bert())
     feeds = token_feeds(frozen, [(1, 16), (1, 128), (4, 50)])
-    optimized = check(frozen, feeds, minimum_coverage=0.99)
+    optimized = check(frozen, feeds, minimum_coverage=0.99, maximum_engines=1)
     # Weights stand once, whatever the engine and the fallback read.
     assert optimized.size_bytes < frozen.size_bytes * 1.01
 

@@ -10,15 +10,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tensorflow.core.framework import graph_pb2
 
 from tf_opt.adoption import Candidate
 from tf_opt.engines.base import EngineBackend, SegmentModel
 from tf_opt.errors import EngineBuildError, ExportError
+from tf_opt.exactness import inexact_reason
 from tf_opt.export import convertible_ops, export_segment
 from tf_opt.files import write_bytes
 from tf_opt.options import Options
 from tf_opt.passes.tf.extract import extract_segment
+from tf_opt.passes.tf.node_defs import constant_value
 from tf_opt.passes.tf.pass_base import Border, PassPipeline
 from tf_opt.passes.tf.pipeline import EXPORT_PASSES
 from tf_opt.passes.tf.segment import Segment, Segmentation, segment_graph
@@ -67,16 +70,38 @@ class EngineBuilder:
         self.dump_dir = dump_dir
         self.stage = stage
 
-    def segment(self, light: graph_pb2.GraphDef, refused: dict[str, str] | None = None) -> Segmentation:
-        """Cuts the graph; nodes in `refused` stay TensorFlow for the reason given there."""
-        options, convertible, known = self.options, convertible_ops(self.opset), refused or {}
+    def segment(self, light: graph_pb2.GraphDef, refused: Mapping[str, str] | None = None) -> Segmentation:
+        """Cuts the graph; nodes in `refused` stay TensorFlow for the reason given there.
+
+        Segments that compute no floating point number stay TensorFlow too: shapes and indices are a few scalars, and
+        entering an engine costs more than they do.
+        """
+        types = tensor_infos(light)
+        segmentation = self._segment(light, refused or {}, types)
+        floating = {node_name(name) for name, info in types.items() if "float" in info.dtype}
+        trivial = {
+            name: f"{segment.name} would compute only shapes, indices or masks, which is not worth an engine"
+            for segment in segmentation.segments
+            if not floating.intersection(segment.nodes)
+            for name in segment.nodes
+        }
+        return self._segment(light, {**trivial, **(refused or {})}, types) if trivial else segmentation
+
+    def _segment(
+        self, light: graph_pb2.GraphDef, refused: Mapping[str, str], types: Mapping[str, TensorInfo]
+    ) -> Segmentation:
+        options, convertible = self.options, convertible_ops(self.opset)
+        nodes = {node.name: node for node in light.node}
+
+        def constant(reference: str) -> np.ndarray[Any, Any] | None:
+            return constant_value(nodes.get(node_name(reference)))
 
         def is_supported(node: Any, inputs: tuple[TensorInfo, ...], outputs: tuple[TensorInfo, ...]) -> str | None:
-            if node.name in known:
-                return known[node.name]
+            if node.name in refused:
+                return refused[node.name]
             if node.op not in convertible:
                 return f"tf2onnx has no conversion for {node.op} at opset {self.opset}"
-            return self.backend.refusal(node.op, inputs, outputs)
+            return self.backend.refusal(node.op, inputs, outputs) or inexact_reason(node, inputs, outputs, constant)
 
         return segment_graph(
             light,
@@ -88,6 +113,7 @@ class EngineBuilder:
             supported_nodes=options.supported_nodes,
             denied_nodes=options.denied_nodes,
             node_filter=options.node_filter,
+            tensor_types=types,
         )
 
     def build_all(

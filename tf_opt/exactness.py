@@ -68,8 +68,10 @@ _MOVING_OPS = frozenset(
     "BroadcastTo Concat ConcatV2 ExpandDims Fill Gather GatherV2 Identity MirrorPad OnesLike Pack Pad PadV2 Rank"
     " Reshape Shape ShapeN Size Slice Split SplitV Squeeze StridedSlice Tile Transpose Unpack ZerosLike".split()
 )
-"""Ops that move, repeat or make integers without arithmetic. Select and ReverseV2 are missing, since OpenVINO gives wrong
-integers for both: ReverseV2 rounds them to float32, Select takes them from the wrong side."""
+"""Ops that move, repeat or make integers without arithmetic. Select and ReverseV2 are missing: OpenVINO
+gives wrong integers for both. ReverseV2 rounds them to float32, Select takes them from the wrong side."""
+
+_SELECTIONS = frozenset(("Select", "SelectV2"))
 
 _INT32_OPS = frozenset("Add AddN AddV2 Maximum Minimum Mul Neg Range Sub".split())
 """Ops that an engine computes in 32 bits with TensorFlow's overflow."""
@@ -191,6 +193,8 @@ def _integers(
         if node.op == "PadV2" and not _is_exact_in_float32(constants[2]):
             return "it pads with an integer that an engine would round to float32"
         return None
+    if node.op in _SELECTIONS:
+        return f"an engine may select {listed} from the wrong side of {node.op}"
     if node.op in _INDEX_OF_FLOATS:
         if data in _INTEGERS or data is None:
             return f"{node.op} of {listed} would be computed in float32, which rounds beyond 2^24"

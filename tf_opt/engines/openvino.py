@@ -18,12 +18,6 @@ from tf_opt.tensor_info import TensorInfo
 _DTYPES = frozenset("float16 bfloat16 float32 int8 int16 int32 int64 uint8 uint16 uint32 bool".split())
 """Element types that OpenVINO's CPU plugin computes in full. It takes float64 and uint64 too, in 32 bits."""
 
-_INT64_ARITHMETIC = frozenset(
-    "Add AddN AddV2 BatchMatMulV2 Cumprod Cumsum LeftShift MatMul Mul Pow Prod Square Sub Sum".split()
-)
-"""Ops whose int64 result may not fit into the 32 bits that OpenVINO's CPU plugin computes int64 in. Inputs of an engine
-that do not fit are sent to the fallback by the op's runtime; what overflows inside an engine, nobody would see."""
-
 
 class OpenVINOBackend(EngineBackend):
     """Builds OpenVINO engines for the CPU."""
@@ -41,8 +35,6 @@ class OpenVINOBackend(EngineBackend):
         for tensor in (*inputs, *outputs):
             if tensor.dtype not in _DTYPES:
                 return f"{tensor.name} has dtype {tensor.dtype}, which OpenVINO's CPU plugin does not compute in full"
-        if op in _INT64_ARITHMETIC and any(tensor.dtype == "int64" for tensor in outputs):
-            return f"{op} computes int64, which OpenVINO's CPU plugin would do in 32 bits"
         # Outputs that nothing reads often have no known rank (those of FusedBatchNormV3 for training); one that is read
         # is an input of the next node.
         for tensor in inputs:
