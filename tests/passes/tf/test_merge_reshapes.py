@@ -53,3 +53,11 @@ def test_shared_middle_stays_for_its_other_reader() -> None:
     after = apply_pass(MergeReshapes(), graph_of(build), changed=True)
     assert node_of(after, "end").input[0] == "x"
     assert only(after, "Softmax").input[0] != "x"
+
+
+def test_a_middle_whose_shape_is_read_is_not_read_through() -> None:
+    def build() -> list[tf.Tensor]:
+        middle = tf.reshape(placeholder("x", [None, 4, 6]), [-1, 8, 3], name="middle")
+        return [tf.shape(middle), tf.reshape(middle, [-1, 12], name="end")]
+
+    apply_pass(MergeReshapes(), graph_of(build), changed=False, sizes=((2,), (0,), (3,)))
