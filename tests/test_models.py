@@ -119,7 +119,8 @@ def test_keras_hub_bert():
         vocabulary_size=30522, num_layers=12, num_heads=12, hidden_dim=768, intermediate_dim=3072
     )
     frozen = tf_opt.freeze_keras(model)
-    check(frozen, token_feeds(frozen, [(1, 16), (2, 40)]))
+    # Six nodes that work on ids and masks as integers stay TensorFlow, beside the lookups.
+    check(frozen, token_feeds(frozen, [(1, 16), (2, 40)]), minimum_coverage=0.98)
 
 
 @pytest.mark.slow
