@@ -15,15 +15,6 @@ from tests.small_graphs import engine_nodes
 sys.path.append(str(Path(__file__).resolve().parent.parent / "examples" / "01_bert"))
 import bert_models
 
-SENTENCES = (
-    "A man is eating food.",
-    "Someone is having a meal.",
-    "The stock market fell today.",
-    "Shares lost value on Friday after the central bank raised its interest rate for the third time this year.",
-    "Two dogs run through the snow.",
-    "The library opens at nine in the morning and closes late on Thursdays.",
-)
-
 
 def optimized_and_report(frozen, feeds, **options):
     optimizer = tf_opt.Tf2TrtOpt(adopt="always", strict=True, **options)
@@ -84,7 +75,7 @@ def test_minilm_embeddings_of_real_sentences():
     model, tokenizer = bert_models.minilm()
     frozen = tf_opt.freeze_keras(model)
     feeds = []
-    for batch in (list(SENTENCES), list(SENTENCES[:1]), list(SENTENCES[2:4])):
+    for batch in (list(bert_models.SENTENCES), list(bert_models.SENTENCES[:1]), list(bert_models.SENTENCES[2:4])):
         tokens = tokenizer(batch, padding=True, return_tensors="np")
         feeds.append({name: np.asarray(values, np.int32) for name, values in tokens.items()})
     optimized = check(frozen, feeds, minimum_coverage=0.98, maximum_engines=1)

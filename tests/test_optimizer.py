@@ -357,6 +357,19 @@ def test_input_that_no_output_needs_may_be_fed_or_not():
         assert engine_nodes(optimized)
 
 
+def test_placeholder_with_default_can_still_be_fed():
+    graph = tf.Graph()
+    with graph.as_default():
+        x = tf.compat.v1.placeholder(tf.float32, [None, 16], name="x")
+        scale = tf.compat.v1.placeholder_with_default(tf.constant(2.0), [], name="scale")
+        tf.nn.softmax(tf.nn.relu(tf.abs(x) * scale + 1.0), name="y")
+    optimized, _ = optimize(graph.as_graph_def(), ["y"], [feed()])
+    assert engine_nodes(optimized)
+    for feeds in (feed(), {**feed(), "scale:0": np.float32(-3)}):
+        expected, actual = (run_graph_def(each, ["y:0"], feeds)[0] for each in (graph.as_graph_def(), optimized))
+        np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+
 def test_variables_are_refused():
     graph = tf.Graph()
     with graph.as_default():

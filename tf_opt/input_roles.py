@@ -10,6 +10,7 @@ import numpy as np
 from tensorflow.core.framework import function_pb2, graph_pb2, node_def_pb2
 from tensorflow.python.framework import tensor_util
 
+from tf_opt.freeze_cleanup import called_functions
 from tf_opt.tensor_info import tensor_name
 
 _PASSES_VALUES_ON: Mapping[str, tuple[int, ...] | None] = {
@@ -187,15 +188,7 @@ class _Walker:
         return places
 
     def _called(self, node: node_def_pb2.NodeDef) -> list[function_pb2.FunctionDef]:
-        names = [node.op]
-        for attribute in node.attr:
-            value = node.attr[attribute]
-            kind = value.WhichOneof("value")
-            if kind == "func":
-                names.append(value.func.name)
-            elif kind == "list":
-                names.extend(function.name for function in value.list.func)
-        return [self._functions[name] for name in names if name in self._functions]
+        return [self._functions[name] for name in called_functions(node, self._functions)]
 
 
 def _shape(node: node_def_pb2.NodeDef) -> tuple[int, ...]:

@@ -146,7 +146,10 @@ class _Run:
         self.options = options
         self.frozen = frozen
         self.backend: EngineBackend = create_backend(options.engine)
-        self.border = Border(inputs=tuple(map(node_name, frozen.input_names)), outputs=frozen.output_names)
+        # A placeholder with a default is no input that has to be fed, but one that still can be.
+        defaults = [node.name for node in frozen.graph_def.node if node.op == "PlaceholderWithDefault"]
+        fed = dict.fromkeys([*map(node_name, frozen.input_names), *defaults])
+        self.border = Border(inputs=tuple(fed), outputs=frozen.output_names)
         self.stage_seconds: dict[str, float] = {}
         self.dump_dir = None if options.dump_dir is None else _writable_folder(options.dump_dir)
         self.progress = Progress(

@@ -15,6 +15,16 @@ os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 PRETRAINED_NAME = "bert-base-uncased"
+SENTENCES = (
+    "A man is eating food.",
+    "Someone is having a meal.",
+    "The stock market fell today.",
+    "Shares lost value on Friday after the central bank raised its interest rate for the third time this year.",
+    "Two dogs run through the snow.",
+    "The library opens at nine in the morning and closes late on Thursdays.",
+)
+"""Real sentences of different lengths, on which accuracy is shown."""
+
 _HUB_TIMEOUT_SECONDS = 3.0
 
 

@@ -25,16 +25,6 @@ import transformers
 import tf_opt
 from tf_opt.terminal import default_console
 
-# Accuracy is shown on these; none is made up of one repeated token.
-SENTENCES = (
-    "A man is eating food.",
-    "Someone is having a meal.",
-    "The stock market fell today.",
-    "Shares lost value on Friday after the central bank raised its interest rate for the third time this year.",
-    "Two dogs run through the snow.",
-    "The library opens at nine in the morning and closes late on Thursdays.",
-)
-
 console = default_console()
 
 
@@ -67,6 +57,8 @@ def main() -> int:
     parser.add_argument("--model", help="name on the Hugging Face hub, or folder of a pretrained BERT")
     parser.add_argument("--runs", type=int, default=20, help="timed runs of each graph at each shape")
     arguments = parser.parse_args()
+    if arguments.runs < 1:
+        parser.error(f"--runs is {arguments.runs}; expected at least 1")
     # Their notes on how the models were loaded would drown what this shows.
     transformers.logging.set_verbosity_error()
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
@@ -92,7 +84,7 @@ def main() -> int:
     if bert_models.minilm_folder() is not None:
         with console.status("loading MiniLM-L6"):
             model, tokenizer = bert_models.minilm()
-        tokens = tokenizer(list(SENTENCES), padding=True, return_tensors="np")
+        tokens = tokenizer(list(bert_models.SENTENCES), padding=True, return_tensors="np")
         feed = {name: np.asarray(values, np.int32) for name, values in tokens.items()}
         equal &= optimize("MiniLM-L6, trained weights, real sentences", model, [feed], shapes, arguments.runs)
     else:
