@@ -279,26 +279,41 @@ def _load_once() -> tuple[ModuleType, ctypes.CDLL]:
     global _loaded
     with _lock:
         if _loaded is None:
-            import tensorflow as tf
-
             from tf_opt.ops import python_runtime  # It imports this module.
 
             with ThreadPoolExecutor(1) as pool:
                 openvino = pool.submit(_build_openvino)  # Compiles, where needed, beside the op.
-                path = library_path()
-                try:
-                    module = tf.load_op_library(str(path))
-                except (tf.errors.OpError, OSError) as error:
-                    raise OpBuildError(
-                        f"TensorFlow {tf.__version__} cannot load {path}: {error}. Remove that file and try again; it "
-                        "is compiled anew."
-                    ) from error
+                path, module = _load_op()
                 functions = ctypes.CDLL(str(path))
                 function, arguments = openvino.result()
                 getattr(functions, function)(b"openvino", *arguments)
                 python_runtime.register_known_runtimes(functions)
             _loaded = (module, functions)
         return _loaded
+
+
+def _load_op() -> tuple[Path, ModuleType]:
+    """Loads the op library; one in the cache that does not load (a full disk, a copy cut short) is compiled anew."""
+    import tensorflow as tf
+
+    path = library_path()
+    try:
+        return path, tf.load_op_library(str(path))
+    except (tf.errors.OpError, OSError) as error:
+        if path.parent != cache_directory():
+            raise OpBuildError(
+                f"TensorFlow {tf.__version__} cannot load {path}: {error}. Remove that file and try again; it is "
+                "compiled anew."
+            ) from error
+    path.unlink(missing_ok=True)
+    path = build(op_library())
+    try:
+        return path, tf.load_op_library(str(path))
+    except (tf.errors.OpError, OSError) as error:
+        raise OpBuildError(
+            f"TensorFlow {tf.__version__} cannot load {path}, which was just compiled: {error}. The compiler and the "
+            "C++ library that TensorFlow was built with may not fit; name another compiler in CXX."
+        ) from error
 
 
 def _build_openvino() -> tuple[str, tuple[bytes, ...]]:
