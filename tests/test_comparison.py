@@ -176,3 +176,105 @@ def test_table_says_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
     assert " no " in text
     values([np.zeros(1)], [np.zeros(1)], show=True)
     assert "Comparison over 1 feed" in capsys.readouterr().out
+
+
+def test_minimum_cosine_is_that_of_the_worst_sample() -> None:
+    a = [np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([[[3.0], [4.0]]])]
+    b = [np.array([[2.0, 0.0], [1.0, 1.0]]), np.array([[[4.0], [3.0]]])]
+    output = values(a, b)["y"]
+    assert output.minimum_cosine == pytest.approx(np.sqrt(0.5))
+    assert values(a[1:], b[1:])["y"].minimum_cosine == pytest.approx(24 / 25)
+    # One large sample that is right hides a small one that is wrong from the cosine over all elements.
+    a, b = [np.array([[1e6, 0.0], [1.0, 0.0]])], [np.array([[1e6, 0.0], [0.0, 1.0]])]
+    assert values(a, b)["y"].cosine > 0.999
+    assert values(a, b)["y"].minimum_cosine == 0.0
+
+
+def test_minimum_cosine_of_zeros_scalars_and_extremes() -> None:
+    def lowest(a: Any, b: Any) -> float | None:
+        return values([np.asarray(a)], [np.asarray(b)])["y"].minimum_cosine
+
+    assert lowest([[0.0, 0.0], [1.0, 2.0]], [[0.0, 0.0], [1.0, 2.0]]) == pytest.approx(1.0)
+    assert lowest([[0.0, 0.0]], [[0.0, 1e-30]]) == 0.0
+    assert lowest(2.0, 3.0) == 1.0
+    assert lowest(2.0, -3.0) == -1.0
+    assert lowest([[1e200, 1e200]], [[1e200, 0.0]]) == pytest.approx(np.sqrt(0.5))
+    assert lowest([[1e-200, 1e-200]], [[1e-200, 0.0]]) == pytest.approx(np.sqrt(0.5))
+    assert lowest([[1j, 1.0]], [[1j, 1.0]]) == pytest.approx(1.0)
+    assert lowest([[np.nan, 1.0, np.inf]], [[np.nan, 1.0, np.inf]]) == 1.0
+    assert lowest([[1.0, 1.0]], [[1.0, np.nan]]) == -1.0
+    assert lowest([[1.0, np.inf]], [[1.0, -np.inf]]) == -1.0
+    assert lowest(np.zeros((0, 3)), np.zeros((0, 3))) is None
+    assert lowest([1, 2], [1, 3]) is None
+    assert values([np.ones(2)], [np.ones(3)])["y"].minimum_cosine == -1.0
+
+
+def tokens(fed: Any, a: Any, b: Any, **options: Any) -> Comparison:
+    """Compares one feed of functions whose input is called attention_mask."""
+    return compare(
+        lambda feed: {"y": np.asarray(a, float)},
+        lambda feed: {"y": np.asarray(b, float)},
+        [{"attention_mask": np.asarray(fed)}],
+        show=False,
+        **options,
+    )
+
+
+def test_with_a_mask_only_real_tokens_count() -> None:
+    mask = [[1, 1, 0], [1, 0, 0]]
+    a = np.arange(12.0).reshape(2, 3, 2)
+    b = a * np.asarray(mask)[:, :, None]
+    assert not tokens(mask, a, b).passed
+    output = tokens(mask, a, b, mask="attention_mask")["y"]
+    assert output.passed
+    assert (output.elements, output.shape, output.maximum_absolute) == (6, (2, 3, 2), 0.0)
+    assert output.minimum_cosine == pytest.approx(1.0)
+    b[1, 0, 1] += 5.0
+    output = tokens(mask, a, b, mask="attention_mask:0")["y"]
+    assert (output.worst_index, output.worst_feed, output.maximum_absolute) == ((1, 0, 1), 0, 5.0)
+    assert (output.mismatched, output.passed) == (1, False)
+    assert output.minimum_cosine == pytest.approx((6 * 6 + 7 * 12) / np.hypot(6, 7) / np.hypot(6, 12))
+    assert not tokens([[1]], a, b, mask=[np.asarray(mask)]).passed
+    assert tokens([[1]], a, b, mask=[[[True, True, False], [False, False, False]]]).passed
+
+
+def test_a_sample_without_real_tokens_has_no_cosine() -> None:
+    a, b = [[[1.0, 0.0]], [[1.0, 0.0]]], [[[1.0, 0.0]], [[0.0, 1.0]]]
+    assert tokens([[1], [0]], a, b, mask="attention_mask")["y"].minimum_cosine == 1.0
+    assert tokens([[0], [0]], a, b, mask="attention_mask")["y"].minimum_cosine is None
+
+
+def test_other_outputs_are_compared_whole() -> None:
+    mask = np.array([[1, 0, 0], [1, 1, 0]])
+    assert not tokens(mask, [[1.0, 2.0]] * 2, [[1.0, 3.0]] * 2, mask="attention_mask").passed
+    assert not tokens(mask, [1.0, 2.0], [1.0, 3.0], mask="attention_mask").passed
+
+
+@pytest.mark.parametrize(("declared", "passed"), [((None, None), True), ((None, 3), False)])
+def test_a_pooled_output_as_long_as_the_sequence_is_no_list_of_tokens(declared: Any, passed: bool) -> None:
+    with tf.Graph().as_default() as built:
+        mask = tf.compat.v1.placeholder(tf.int32, [None, None], name="mask")
+        tf.ensure_shape(tf.cast(mask, tf.float32), declared, name="y")
+    frozen = frozen_from_graph_def(built.as_graph_def(), ["y"])
+    feeds = [{"mask:0": np.array([[1, 1, 0]], "int32")}]
+    assert compare(frozen, lambda _: {"y": np.ones((1, 3), "float32")}, feeds, mask="mask", show=False).passed is passed
+
+
+def test_masks_that_do_not_fit() -> None:
+    with pytest.raises(InvalidFeedError, match=r"no input 'atention_mask'.* Did you mean 'attention_mask'"):
+        tokens([[1]], [[1.0]], [[1.0]], mask="atention_mask")
+    with pytest.raises(
+        InvalidFeedError, match=r"'attention_mask' of feed 0 has the shape \[2\]; expected \[batch, seq"
+    ):
+        tokens([1, 0], [[1.0]], [[1.0]], mask="attention_mask")
+    with pytest.raises(InvalidFeedError, match="has dtype bytes"):
+        tokens(np.array([[b"yes"]]), [[1.0]], [[1.0]], mask="attention_mask")
+    with pytest.raises(InvalidFeedError, match="2 masks for 1 feeds"):
+        tokens([[1]], [[1.0]], [[1.0]], mask=[np.ones((1, 1))] * 2)
+    with pytest.raises(
+        InvalidFeedError, match=r"shape \[1, 7\], with which no input and no output begins: attention_ma"
+    ):
+        tokens([[1]], [[1.0]], [[1.0]], mask=[np.ones((1, 7))])
+    feeds = [{"x": np.ones(2, "float32")}]
+    with pytest.raises(InvalidFeedError, match=r"no input 'mask'.* The inputs are: 'x'"):
+        compare(graph(1.0, "y"), graph(1.0, "y"), feeds, mask="mask", show=False)

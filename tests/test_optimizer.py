@@ -279,7 +279,7 @@ def test_engine_that_does_not_load_stays_tensorflow(monkeypatch):
 
 
 def test_segment_is_cut_around_a_node_that_does_not_convert(monkeypatch):
-    from tf_opt import engine_building as module
+    from tf_opt import segment_models as module
 
     real = module.export_segment
 
@@ -297,7 +297,7 @@ def test_segment_is_cut_around_a_node_that_does_not_convert(monkeypatch):
 
 
 def test_one_node_that_fails_without_a_name_does_not_cost_the_segment(monkeypatch):
-    from tf_opt import engine_building as module
+    from tf_opt import segment_models as module
 
     real = module.export_segment
 

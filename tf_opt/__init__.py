@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tf_opt.random_feeds import random_feeds
     from tf_opt.report import OptimizationReport
     from tf_opt.session import run
+    from tf_opt.tolerance import Tolerance
 
 __version__ = "0.1.0"
 
@@ -32,6 +33,7 @@ __all__ = [
     "OptimizationReport",
     "Options",
     "Tf2TrtOpt",
+    "Tolerance",
     "__version__",
     "benchmark",
     "compare",
@@ -49,6 +51,7 @@ _MODULE_OF = {
     "OptimizationReport": "tf_opt.report",
     "Options": "tf_opt.options",
     "Tf2TrtOpt": "tf_opt.optimizer",
+    "Tolerance": "tf_opt.tolerance",
     "benchmark": "tf_opt.benchmarking",
     "compare": "tf_opt.comparison",
     "freeze_concrete_function": "tf_opt.freeze",

@@ -9,15 +9,19 @@ from dataclasses import dataclass, field, replace
 
 import tensorflow as tf
 from tensorflow.core.framework import graph_pb2
+from tensorflow.core.framework.node_def_pb2 import NodeDef
 
 from tf_opt import ops
 from tf_opt.comparison import compare
 from tf_opt.errors import EngineBuildError, InvalidFeedError, UnknownOpError
 from tf_opt.feeds import Array, NormalizedFeed, feed_shapes
+from tf_opt.held_weights import HeldWeights
 from tf_opt.options import Options
+from tf_opt.output_accuracy import JudgedOutputs, outside_tolerance
 from tf_opt.paired_comparison import PairedComparison, Verdict, paired_comparison
 from tf_opt.passes.tf.splice import EngineNode, splice_segments
 from tf_opt.report import Measurement, SegmentReport
+from tf_opt.tolerance import Accuracy, Tolerance
 from tf_opt.trial import Trial, describe_shapes, representative_feeds
 from tf_opt.weights import WeightStore
 
@@ -39,10 +43,17 @@ _ERROR = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """An engine that was built and may be adopted: its node, and what is reported of its segment so far."""
+    """An engine that was built and may be adopted.
+
+    Attributes:
+        node: Its node.
+        report: What is reported of its segment so far.
+        derived_weights: Const nodes by name that the engine reads and the graph has not got yet.
+    """
 
     node: EngineNode
     report: SegmentReport
+    derived_weights: Mapping[str, NodeDef] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +67,8 @@ class Adoption:
             measured.
         measurements: The same for every feed that was measured.
         maximum_error: Largest absolute difference of any output of the adopted graph.
+        accuracy: How near the outputs of the graph with all engines came, adopted or not; None where that was not
+            found out.
     """
 
     graph_def: graph_pb2.GraphDef | None
@@ -63,6 +76,7 @@ class Adoption:
     measurement: Measurement | None = None
     measurements: tuple[Measurement, ...] = ()
     maximum_error: float | None = None
+    accuracy: Accuracy | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,15 +85,20 @@ class _Judgement:
 
     Attributes:
         objection: Why the engines in it should not be adopted; empty where they should.
-        maximum_error: Largest absolute difference of any output.
+        accuracy: How near the outputs came; None where they were not compared.
         measurements: One for each feed that was timed.
         idle: Why the engine never ran, by segment name, for those that did not.
     """
 
     objection: str = ""
-    maximum_error: float | None = None
+    accuracy: Accuracy | None = None
     measurements: tuple[Measurement, ...] = ()
     idle: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def maximum_error(self) -> float | None:
+        """Largest absolute difference of any output."""
+        return None if self.accuracy is None else self.accuracy.maximum_absolute
 
     @property
     def measurement(self) -> Measurement | None:
@@ -102,6 +121,8 @@ class AdoptionTrials:
         outputs: Sequence[str],
         feeds: Sequence[NormalizedFeed],
         options: Options,
+        tolerance: Tolerance | None = None,
+        held: HeldWeights | None = None,
     ) -> None:
         """Keeps what all trials share.
 
@@ -111,7 +132,10 @@ class AdoptionTrials:
             weights: The constants of both.
             outputs: Tensor names.
             feeds: The user's feeds, by tensor name.
-            options: Tolerance, policy and time budget.
+            options: Policy, time budget, the mask of padding, and the elementwise tolerance.
+            tolerance: What outputs have to fulfil in place of the elementwise tolerance.
+            held: Memory for the weights, which the caller shares between several of these and closes; None: an own one,
+                freed when `adopt` returns.
         """
         self._original = original
         self._light = light
@@ -119,6 +143,9 @@ class AdoptionTrials:
         self._outputs = outputs
         self._feeds = feeds
         self._options = options
+        self._tolerance = tolerance
+        self._held = held or HeldWeights()
+        self._owns_held = held is None
 
     def adopt(self, candidates: Sequence[Candidate]) -> Adoption:
         """Tries all engines together, and each alone where they do not pass together.
@@ -128,8 +155,16 @@ class AdoptionTrials:
             UnknownOpError: The original graph has an op without a kernel.
             InvalidFeedError: The original graph fails on a feed.
         """
+        try:
+            return self._adopt(candidates)
+        finally:
+            if self._owns_held:
+                self._held.close()
+
+    def _adopt(self, candidates: Sequence[Candidate]) -> Adoption:
         rejected: dict[str, SegmentReport] = {}
         remaining, graph_def, judgement = self._loadable(list(candidates), rejected)
+        together = judgement.accuracy
         if remaining and judgement.objection:
             if len(remaining) == 1:
                 rejected[remaining[0].report.name] = _reject(remaining[0], judgement)
@@ -139,13 +174,14 @@ class AdoptionTrials:
         adopted = {each.report.name: self._adopted(each, judgement, len(remaining)) for each in remaining}
         reports = tuple({**rejected, **adopted}[each.report.name] for each in candidates)
         if not remaining:
-            return Adoption(graph_def=None, segments=reports)
+            return Adoption(graph_def=None, segments=reports, accuracy=together)
         return Adoption(
             graph_def=graph_def,
             segments=reports,
             measurement=judgement.measurement,
             measurements=judgement.measurements,
             maximum_error=judgement.maximum_error,
+            accuracy=together,
         )
 
     def _loadable(
@@ -207,7 +243,7 @@ class AdoptionTrials:
         return passed, graph_def, judgement
 
     def _trial(self, graph_def: graph_pb2.GraphDef) -> Trial:
-        return Trial(self._original, graph_def, self._weights, self._outputs, self._feeds)
+        return Trial(self._original, graph_def, self._weights, self._outputs, self._feeds, self._held)
 
     def _first_failure(self, trial: Trial, candidates: Sequence[Candidate]) -> tuple[Candidate, str] | None:
         """Runs both graphs once; returns the first engine that does not load, and why."""
@@ -253,36 +289,28 @@ class AdoptionTrials:
                     f"fails where the original works: {error.message} (fed: {describe_shapes(feed_shapes(feed))})"
                 ) from error
 
+        comparing = JudgedOutputs(lambda feed: self._run_original(trial, feed), run_optimized, self._tolerance)
         idle: dict[str, str] = {}
         try:
             with _idle_engines(candidates, idle):
                 comparison = compare(
-                    lambda feed: self._run_original(trial, feed),
-                    run_optimized,
+                    comparing.run_original,
+                    comparing.run_optimized,
                     self._feeds,
                     rtol=options.rtol,
                     atol=options.atol,
+                    mask=options.skip_padding,
                     show=False,
                 )
         except _OptimizedGraphFailsError as error:
             return _Judgement(objection=str(error))
-        maximum_error = max(output.maximum_absolute for output in comparison.outputs)
+        accuracy = comparing.accuracy(comparison)
         if idle:
-            return _Judgement(objection=next(iter(idle.values())), maximum_error=maximum_error, idle=idle)
-        for output in comparison.outputs:
-            if not output.passed:
-                found = output.problem or (
-                    f"{output.mismatched} of {output.elements} elements differ, by up to {output.maximum_absolute:.3g} "
-                    f"at {list(output.worst_index or ())} of feed {output.worst_feed}"
-                )
-                return _Judgement(
-                    objection=(
-                        f"outside tolerance at output {output.key}: {found}; allowed are rtol {options.rtol:g} and "
-                        f"atol {options.atol:g}"
-                    ),
-                    maximum_error=maximum_error,
-                )
-        judgement = _Judgement(maximum_error=maximum_error, measurements=self._measure(trial))
+            return _Judgement(objection=next(iter(idle.values())), accuracy=accuracy, idle=idle)
+        reason = outside_tolerance(comparison, accuracy, self._tolerance)
+        if reason:
+            return _Judgement(objection=reason, accuracy=accuracy)
+        judgement = _Judgement(accuracy=accuracy, measurements=self._measure(trial))
         worst = judgement.measurement
         if worst is not None and worst.verdict == "slower":
             return replace(judgement, objection=f"slower than TensorFlow: {worst}")

@@ -10,6 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from tf_opt.comparison_mask import Mask, check_mask_fits, masks_of_feeds, outputs_of_fixed_length
 from tf_opt.errors import InvalidFeedError, UnknownOutputError, did_you_mean
 from tf_opt.feeds import Array, Feed, check_feeds
 from tf_opt.frozen_graph import FrozenGraph
@@ -32,10 +33,13 @@ class OutputComparison:
         maximum_relative: Largest |a - b| / |a| over elements where a is not 0.
         cosine: Cosine of the angle between all elements of a and all of b; 1 for equal values. NaN where it has no
             meaning.
+        minimum_cosine: Lowest cosine of any sample, where a sample is what lies at one index of the first axis (all of
+            a scalar); 1 where both are zero, -1 where only one side is NaN or infinite or the values could not be
+            compared. None for outputs without elements and for those that are not floating point or complex.
         worst_index: Index of the element with the largest |a - b|; None where nothing differs.
         worst_feed: Number of the feed it was found in; None where nothing differs.
         mismatched: Number of elements outside of the tolerance.
-        elements: Number of elements compared.
+        elements: Number of elements compared; with a mask, those of real tokens.
         problem: Why the values could not be compared (shape, dtype); empty otherwise.
     """
 
@@ -45,6 +49,7 @@ class OutputComparison:
     maximum_absolute: float = 0.0
     maximum_relative: float = 0.0
     cosine: float = 1.0
+    minimum_cosine: float | None = None
     worst_index: tuple[int, ...] | None = None
     worst_feed: int | None = None
     mismatched: int = 0
@@ -93,7 +98,7 @@ class Comparison:
         table = Table(title=f"Comparison over {feeds}, rtol {self.rtol:g}, atol {self.atol:g}")
         table.add_column("output", overflow="fold")
         table.add_column("dtype, shape", overflow="fold")
-        for name in ("max abs", "max rel", "cosine", "differ"):
+        for name in ("max abs", "max rel", "cosine", "min cosine", "differ"):
             # In a narrow terminal the names fold, not the figures.
             table.add_column(name, justify="right", no_wrap=True)
         table.add_column("worst at", overflow="fold")
@@ -106,6 +111,7 @@ class Comparison:
                 f"{output.maximum_absolute:.3g}",
                 f"{output.maximum_relative:.3g}",
                 f"{output.cosine:.6f}",
+                "-" if output.minimum_cosine is None else f"{output.minimum_cosine:.6f}",
                 f"{output.mismatched}/{output.elements}",
                 output.problem or where,
                 "[green]yes[/green]" if output.passed else "[red]no[/red]",
@@ -124,6 +130,7 @@ def compare(
     rtol: float = 1e-6,
     atol: float = 1e-3,
     *,
+    mask: Mask | None = None,
     show: bool = True,
 ) -> Comparison:
     """Runs two graphs on the same feeds and compares each output.
@@ -138,17 +145,25 @@ def compare(
         feeds: Mappings from inputs to arrays.
         rtol: Relative tolerance.
         atol: Absolute tolerance.
+        mask: The name of the attention mask among the inputs, or one array for each feed: [batch, sequence], not 0
+            where a token is real. Outputs that begin with these two dimensions are compared at real tokens only, the
+            others whole.
         show: Whether to print the table.
 
     Raises:
-        InvalidFeedError: There is no feed, or one does not fit.
+        InvalidFeedError: There is no feed, one does not fit, or the mask is unknown or does not fit.
         UnknownOutputError: An output of `a` is missing in `b`.
     """
     checked = _checked_feeds((a, b), feeds)
     accumulators: dict[str, _Accumulator] = {}
+    graph = next((each for each in (a, b) if isinstance(each, (FrozenGraph, GraphRunner))), None)
+    masks = masks_of_feeds(mask, checked, None if graph is None else graph.inputs)
+    whole = frozenset() if graph is None else outputs_of_fixed_length(graph.inputs, graph.outputs)
     run_a, run_b = _as_function(a), _as_function(b)
-    for number, feed in enumerate(checked):
+    for number, (feed, feed_mask) in enumerate(zip(checked, masks, strict=True)):
         values_a, values_b = run_a(feed), run_b(feed)
+        if feed_mask is not None:
+            check_mask_fits(feed_mask, number, feed, values_a)
         for key, value in values_a.items():
             if key not in values_b:
                 raise UnknownOutputError(
@@ -156,7 +171,9 @@ def compare(
                     f"{', '.join(map(repr, values_b))}. Both graphs need the same keys."
                 )
             accumulator = accumulators.setdefault(key, _Accumulator(key, rtol, atol))
-            accumulator.add(np.asarray(value), np.asarray(values_b[key]), number)
+            reference = np.asarray(value)
+            by_token = feed_mask is not None and reference.shape[:2] == feed_mask.shape and key not in whole
+            accumulator.add(reference, np.asarray(values_b[key]), number, feed_mask if by_token else None)
     result = Comparison(
         outputs=tuple(accumulator.result() for accumulator in accumulators.values()),
         rtol=rtol,
@@ -203,10 +220,12 @@ class _Accumulator:
     mismatched: int = 0
     elements: int = 0
     problem: str = ""
+    minimum_cosine: float | None = None
     products: Array = field(default_factory=lambda: np.zeros(3))
     """Sums of a·b, a·a and b·b over all elements."""
 
-    def add(self, a: Array, b: Array, feed: int) -> None:
+    def add(self, a: Array, b: Array, feed: int, mask: Array | None = None) -> None:
+        """Compares the values of one feed; with a mask [batch, sequence], those where it is true."""
         if not self.dtype:
             self.dtype, self.shape = a.dtype.name, a.shape
         if self.problem:
@@ -218,11 +237,26 @@ class _Accumulator:
         if self.problem:
             self.shape, self.worst_feed = a.shape, feed
             return
+        shape, indices = a.shape, None
+        # The sample that each row belongs to, where rows are what lies at one index of the first axis.
+        samples = np.arange(a.shape[0]) if a.ndim else np.zeros(1, int)
+        if mask is not None:
+            indices = np.nonzero(mask)
+            a, b, samples = a[indices], b[indices], indices[0]
         self.elements += a.size
-        if a.size:
-            self._add_values(a, b, feed)
+        if not a.size:
+            return
+        worst = self._add_values(a, b)
+        if worst is not None:
+            if indices is not None:
+                worst = (*(int(index[worst[0]]) for index in indices), *worst[1:])
+            self.worst_index, self.worst_feed, self.shape = worst, feed, shape
+        if _is_inexact(a):
+            lowest = _minimum_cosine(a, b, samples)
+            self.minimum_cosine = lowest if self.minimum_cosine is None else min(lowest, self.minimum_cosine)
 
-    def _add_values(self, a: Array, b: Array, feed: int) -> None:
+    def _add_values(self, a: Array, b: Array) -> tuple[int, ...] | None:
+        """Returns the index of the worst element where it is the worst of all feeds so far."""
         if _is_inexact(a):
             wide = np.complex128 if a.dtype.kind == "c" else np.float64
             a, b = a.astype(wide), b.astype(wide)
@@ -242,12 +276,12 @@ class _Accumulator:
                 a = b = np.zeros(0)
         self.mismatched += int(np.count_nonzero(~agrees))
         worst = np.unravel_index(int(np.argmax(absolute)), absolute.shape)
-        if absolute[worst] > self.maximum_absolute:
-            self.maximum_absolute = float(absolute[worst])
-            self.worst_index, self.worst_feed = tuple(int(i) for i in worst), feed
-            self.shape = absolute.shape
         if a.size:
             self._add_relative(a, b, absolute)
+        if absolute[worst] <= self.maximum_absolute:
+            return None
+        self.maximum_absolute = float(absolute[worst])
+        return tuple(int(i) for i in worst)
 
     def _add_relative(self, a: Array, b: Array, absolute: Array) -> None:
         scale = np.abs(a)
@@ -256,12 +290,14 @@ class _Accumulator:
             self.maximum_relative = max(self.maximum_relative, float((absolute[known] / scale[known]).max()))
         finite = np.isfinite(a) & np.isfinite(b)
         a, b = a[finite], b[finite]
-        self.products += [float(np.vdot(a, b).real), float(np.vdot(a, a).real), float(np.vdot(b, b).real)]
+        with np.errstate(over="ignore"):
+            self.products += [float(np.vdot(a, b).real), float(np.vdot(a, a).real), float(np.vdot(b, b).real)]
 
     def result(self) -> OutputComparison:
         product, square_a, square_b = self.products
         if square_a and square_b:
-            cosine = float(product / np.sqrt(square_a) / np.sqrt(square_b))
+            with np.errstate(invalid="ignore"):  # Squares that overflowed leave no cosine.
+                cosine = float(product / np.sqrt(square_a) / np.sqrt(square_b))
         else:
             cosine = 1.0 if square_a == square_b else 0.0
         return OutputComparison(
@@ -271,12 +307,46 @@ class _Accumulator:
             maximum_absolute=self.maximum_absolute,
             maximum_relative=self.maximum_relative,
             cosine=float("nan") if self.problem else min(cosine, 1.0),
+            minimum_cosine=-1.0 if self.problem else self.minimum_cosine,
             worst_index=self.worst_index,
             worst_feed=self.worst_feed,
             mismatched=self.mismatched,
             elements=self.elements,
             problem=self.problem,
         )
+
+
+def _minimum_cosine(a: Array, b: Array, samples: Array) -> float:
+    """Returns the lowest cosine between the samples of two equally shaped arrays of at least one element.
+
+    Args:
+        a: [rows, ...] or a scalar.
+        b: As `a`.
+        samples: [rows], the number of the sample that each row belongs to.
+    """
+    wide = np.complex128 if a.dtype.kind == "c" else np.float64
+    a, b = (array.astype(wide).reshape(len(samples), -1) for array in (a, b))
+    special = ~(np.isfinite(a) & np.isfinite(b))
+    if special.any():
+        same = (np.isnan(a) & np.isnan(b)) | (a == b)
+        if not same[special].all():
+            return -1.0
+        # NaN against NaN and an infinity against itself agree; the rest of the sample decides.
+        a, b = np.where(special, 0.0, a), np.where(special, 0.0, b)
+    # Scaled to 1, so that squares neither overflow nor vanish. The scale cancels in the cosine.
+    count = int(samples.max()) + 1
+    for array in (a, b):
+        scale = np.zeros(count)
+        np.maximum.at(scale, samples, np.abs(array).max(axis=1))
+        array /= np.where(scale == 0.0, 1.0, scale)[samples, None]
+    product, square_a, square_b = (
+        np.bincount(samples, (left * right.conj()).real.sum(axis=1), count) for left, right in ((a, b), (a, a), (b, b))
+    )
+    present = np.bincount(samples, minlength=count) > 0
+    zeros = (square_a == 0) | (square_b == 0)
+    cosine = np.divide(product, np.sqrt(square_a) * np.sqrt(square_b), out=np.zeros(count), where=~zeros)
+    cosine[(square_a == 0) & (square_b == 0)] = 1.0
+    return min(float(cosine[present].min()), 1.0)
 
 
 def _absolute_difference(a: Array, b: Array) -> Array:

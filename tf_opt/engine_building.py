@@ -1,12 +1,10 @@
-"""Cuts a graph into segments and builds an engine of each, cutting again around nodes that do not convert."""
+"""Cuts a graph into segments that become engines, cutting again around nodes that do not convert."""
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +12,18 @@ import numpy as np
 from tensorflow.core.framework import graph_pb2
 
 from tf_opt.adoption import Candidate
-from tf_opt.engines.base import EngineBackend, SegmentModel
-from tf_opt.errors import EngineBuildError, ExportError
+from tf_opt.engines.base import EngineBackend
+from tf_opt.errors import EngineBuildError, ExportError, PassError
 from tf_opt.exactness import inexact_reason
-from tf_opt.export import convertible_ops, export_segment
-from tf_opt.files import write_bytes
+from tf_opt.export import convertible_ops
 from tf_opt.options import Options
-from tf_opt.passes.tf.extract import extract_segment
 from tf_opt.passes.tf.node_defs import constant_value
-from tf_opt.passes.tf.pass_base import Border, PassPipeline
-from tf_opt.passes.tf.pipeline import EXPORT_PASSES
+from tf_opt.passes.tf.pass_base import Border
 from tf_opt.passes.tf.segment import Segment, Segmentation, segment_graph
-from tf_opt.passes.tf.splice import EngineNode
+from tf_opt.passes.tf.separate_indices import SeparateIndices
 from tf_opt.passes.tf.tensor_types import tensor_infos
 from tf_opt.report import SegmentReport
+from tf_opt.segment_models import PreparedSegment, SegmentModels, Stage
 from tf_opt.tensor_info import TensorInfo, node_name
 from tf_opt.weights import WeightStore
 
@@ -37,8 +33,13 @@ MAXIMUM_CUTS = 8
 SUSPECTS_PER_OP = 3
 """How many nodes of an op are built alone where a segment fails and nothing says which of its nodes is at fault."""
 
-Stage = Callable[[str], AbstractContextManager[None]]
-"""Shows and times a stage of the work."""
+
+@dataclass(frozen=True, kw_only=True)
+class BuiltSegment:
+    """A segment in canonical form, and its engine in fp32."""
+
+    prepared: PreparedSegment
+    candidate: Candidate
 
 
 class EngineBuilder:
@@ -67,8 +68,8 @@ class EngineBuilder:
         self.backend = backend
         self.border = border
         self.opset = opset
-        self.dump_dir = dump_dir
         self.stage = stage
+        self.models = SegmentModels(options, backend, opset, dump_dir, stage, describe_segment)
 
     def segment(self, light: graph_pb2.GraphDef, refused: Mapping[str, str] | None = None) -> Segmentation:
         """Cuts the graph; nodes in `refused` stay TensorFlow for the reason given there.
@@ -86,6 +87,11 @@ class EngineBuilder:
             for name in segment.nodes
         }
         return self._segment(light, {**trivial, **(refused or {})}, types) if trivial else segmentation
+
+    def separate(self, light: graph_pb2.GraphDef) -> graph_pb2.GraphDef:
+        """Returns the graph in which nodes that stay TensorFlow share no index arithmetic with those that do not."""
+        outside = [refusal.node for refusal in self._segment(light, {}, tensor_infos(light)).refusals]
+        return SeparateIndices(outside).run(light, self.border).graph_def
 
     def _segment(
         self, light: graph_pb2.GraphDef, refused: Mapping[str, str], types: Mapping[str, TensorInfo]
@@ -118,19 +124,19 @@ class EngineBuilder:
 
     def build_all(
         self, light: graph_pb2.GraphDef, weights: WeightStore
-    ) -> tuple[Segmentation, list[Candidate], list[SegmentReport]]:
-        """Segments, exports and builds; cuts again where the converter blames nodes."""
+    ) -> tuple[Segmentation, list[BuiltSegment], list[SegmentReport]]:
+        """Segments, exports and builds in fp32; cuts again where the converter or the backend blames nodes."""
         refused: dict[str, str] = {}
         for cut in range(MAXIMUM_CUTS + 1):
             with self.stage("segment"):
                 segmentation = self.segment(light, refused)
-            candidates: list[Candidate] = []
+            built: list[BuiltSegment] = []
             rejected: list[SegmentReport] = []
             blamed: dict[str, str] = {}
             for segment in segmentation.segments:
                 try:
-                    candidates.append(self.build(light, weights, segment))
-                except (ExportError, EngineBuildError) as error:
+                    built.append(self.build(light, weights, segment))
+                except (ExportError, EngineBuildError, PassError) as error:
                     if self.options.strict:
                         raise
                     at_fault = self.at_fault(light, weights, segment, error) if cut < MAXIMUM_CUTS else {}
@@ -140,52 +146,14 @@ class EngineBuilder:
             if not blamed:
                 break
             refused.update(blamed)
-        return segmentation, candidates, rejected
+        return segmentation, built, rejected
 
-    def build(self, light: graph_pb2.GraphDef, weights: WeightStore, segment: Segment) -> Candidate:
-        """Exports one segment and builds its engine."""
-        with self.stage("export"):
-            started = time.perf_counter()
-            extracted = extract_segment(light, segment)
-            border = Border(
-                inputs=tuple(f"input_{i}" for i in range(len(segment.inputs))),
-                outputs=tuple(f"output_{i}:0" for i in range(len(segment.outputs))),
-            )
-            prepared = PassPipeline(EXPORT_PASSES).run(extracted, border)
-            exported = export_segment(
-                prepared, self.opset, len(segment.inputs), len(segment.weights), len(segment.outputs)
-            )
-            content = exported.model.SerializeToString()
-            export_seconds = time.perf_counter() - started
-        if self.dump_dir is not None:
-            write_bytes(self.dump_dir / f"{segment.name}.pb", extracted.SerializeToString())
-            write_bytes(self.dump_dir / f"{segment.name}.onnx", content)
-        with self.stage("build"):
-            model = SegmentModel(
-                name=segment.name,
-                model=content,
-                inputs=segment.inputs,
-                outputs=segment.outputs,
-                weights=segment.weights,
-                weight_array=lambda index: weights.array(node_name(segment.weights[index].name)),
-            )
-            engine = self.backend.build(model)
-        node = EngineNode(
-            segment=segment,
-            runtime=engine.runtime,
-            engine=engine.blob,
-            maximum_cached_engines=self.options.maximum_cached_engines,
-            specialize_after=self.options.specialize_after,
-            keep_fallback=self.options.keep_fallback,
+    def build(self, light: graph_pb2.GraphDef, weights: WeightStore, segment: Segment) -> BuiltSegment:
+        """Exports one segment and builds its engine in fp32."""
+        prepared = self.models.prepare(light, weights, segment)
+        return BuiltSegment(
+            prepared=prepared, candidate=self.models.candidate(prepared, prepared.model, precision="fp32")
         )
-        report = replace(
-            describe_segment(segment, light, weights),
-            library=engine.library,
-            engine_bytes=len(engine.blob),
-            export_seconds=export_seconds,
-            build_seconds=engine.build_seconds,
-        )
-        return Candidate(node=node, report=report)
 
     def at_fault(
         self, light: graph_pb2.GraphDef, weights: WeightStore, segment: Segment, error: Exception
@@ -227,7 +195,7 @@ class EngineBuilder:
         try:
             for segment in segmentation.segments:
                 self.build(light, weights, segment)
-        except (ExportError, EngineBuildError) as error:
+        except (ExportError, EngineBuildError, PassError) as error:
             return str(error)
         return ""
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("tensorflow", "tensorflow-cpu", "openvino", "onnxruntime", "tensorrt", "numpy", "onnx", "tf_opt")
+_PACKAGES = tuple(
+    "tensorflow tensorflow-cpu openvino onnxruntime tensorrt nncf tf2onnx onnx onnx-ir onnxscript numpy tf_opt".split()
+)
 
 
 def describe_environment() -> dict[str, Any]:
@@ -39,3 +42,16 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+@cache
+def cpu_flags() -> frozenset[str]:
+    """Returns the instruction sets of the processor as Linux names them ("avx2", "avx512_bf16"); empty elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    # x86 calls them flags, ARM calls them Features.
+    return frozenset(
+        flag for line in lines if line.startswith(("flags", "Features")) for flag in line.partition(":")[2].split()
+    )

@@ -26,6 +26,10 @@ class EngineUnavailableError(TfOptError):
     """The engine's package is installed, but the engine cannot run on this machine."""
 
 
+class UnsupportedPrecisionError(TfOptError, ValueError):
+    """The device has no hardware for a precision."""
+
+
 class EngineBuildError(TfOptError):
     """A backend could not build an engine from a segment."""
 
@@ -71,6 +75,14 @@ class InvalidGraphError(TfOptError, ValueError):
 
 class PassError(TfOptError):
     """A graph pass failed; the message names it and the passes that ran before it."""
+
+
+class SkipPaddingError(TfOptError):
+    """A segment's work cannot be confined to the real tokens; the message names the node that stands in the way."""
+
+
+class CalibrationError(TfOptError):
+    """A segment could not be calibrated for quantization."""
 
 
 class ExportError(TfOptError):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import resource
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,25 +15,33 @@ from typing import Any
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from tensorflow.core.framework import graph_pb2, tensor_shape_pb2
 
-from tf_opt.adoption import AdoptionTrials
+from tf_opt.adoption import Adoption, AdoptionTrials, Candidate
+from tf_opt.border_values import border_values
 from tf_opt.engine_building import EngineBuilder, describe_segment
 from tf_opt.engines import create_backend
 from tf_opt.engines.base import EngineBackend
 from tf_opt.environment import describe_environment
-from tf_opt.errors import InvalidGraphError, InvalidOptionError, TfOptError
+from tf_opt.errors import InvalidGraphError, InvalidOptionError, TfOptError, did_you_mean
 from tf_opt.export import DEFAULT_OPSET, check_opset
 from tf_opt.feeds import Feed, NormalizedFeed, check_feeds
 from tf_opt.frozen_graph import FrozenGraph, find_tensor
 from tf_opt.graph_checks import frozen_from_graph_def
 from tf_opt.ops.build import load as load_op
 from tf_opt.options import Options
+from tf_opt.passes.tf.graph_editor import keep_reachable
 from tf_opt.passes.tf.last_axis_of_means import LastAxisOfMeans
 from tf_opt.passes.tf.pass_base import Border, PassPipeline
 from tf_opt.passes.tf.pipeline import GRAPH_PASSES
 from tf_opt.passes.tf.segment import Segmentation
+from tf_opt.precision import require_16_bit, require_precision
+from tf_opt.precision_search import PrecisionSearch
 from tf_opt.report import OptimizationReport, RefusedNode, SegmentReport
 from tf_opt.tensor_info import TensorInfo, node_name
+from tf_opt.tolerance import Outputs, Tolerance
 from tf_opt.weights import attach_weights, detach_weights
+
+MAXIMUM_CALIBRATION_FEEDS = 512
+"""How many feeds are taken of `calibration_data`, which may be endless. Quantization looks at a few hundred at most."""
 
 
 class Tf2TrtOpt:
@@ -75,6 +84,7 @@ class Tf2TrtOpt:
         test_data: Sequence[Feed],
         disable_fp16: bool = True,
         opset: int | None = None,
+        calibration_data: Iterable[Feed] | None = None,
     ) -> graph_pb2.GraphDef:
         """Returns a GraphDef in which engine nodes stand for segments. It runs in a plain `tf.compat.v1.Session`.
 
@@ -85,8 +95,11 @@ class Tf2TrtOpt:
             model_outputs: Node or tensor names to fetch ("Identity" or "Identity:0"); they stay fetchable.
             test_data: Feeds by input name, with or without ":0". They decide which engines are adopted, so they should
                 look like what the model will be served.
-            disable_fp16: Engines compute in fp32. This version has no other precision.
+            disable_fp16: False is short for `precision` being the fastest 16-bit type of the device; it says nothing
+                where `precision` is another than "fp32".
             opset: ONNX opset of the exported segments.
+            calibration_data: Feeds that "int8" is calibrated with; None takes `test_data`. Each is run once, so that a
+                generator will do.
 
         Raises:
             UnknownOutputError: An output is no tensor of the graph.
@@ -94,14 +107,16 @@ class Tf2TrtOpt:
             GraphNotFrozenError: Variables are left in the graph.
             UnknownOpError: An op is not registered in this process.
             InvalidGraphError: The graph is inconsistent.
-            InvalidOptionError: disable_fp16 or opset is not possible.
+            InvalidOptionError: opset is not possible, or `skip_padding` names no input.
+            UnsupportedPrecisionError: The device has no hardware for the precision.
+            CalibrationError: A segment cannot be calibrated for "int8", and `strict` is set.
             EnginePackageMissingError: The engine's package is not installed.
             EngineUnavailableError: The engine cannot run on this machine.
             EngineBuildError, ExportError: A segment cannot become an engine, and `strict` is set.
             OpBuildError: The native op cannot be compiled.
         """
         frozen = frozen_from_graph_def(_checked(graph_def), model_outputs)
-        return self.optimize(frozen, test_data, disable_fp16, opset).graph_def
+        return self.optimize(frozen, test_data, disable_fp16, opset, calibration_data).graph_def
 
     def optimize(
         self,
@@ -109,6 +124,7 @@ class Tf2TrtOpt:
         test_data: Sequence[Feed],
         disable_fp16: bool = True,
         opset: int | None = None,
+        calibration_data: Iterable[Feed] | None = None,
     ) -> FrozenGraph:
         """Does what `optimize_graph_def` does for a FrozenGraph, whose inputs and outputs keep their keys."""
         if not isinstance(frozen, FrozenGraph):
@@ -116,11 +132,14 @@ class Tf2TrtOpt:
                 f"optimize takes a FrozenGraph, got {type(frozen).__name__}. tf_opt.freeze_keras and its siblings make "
                 "one; for a bare GraphDef call optimize_graph_def."
             )
-        run = _Run(self.options, frozen, check_opset(DEFAULT_OPSET if opset is None else opset))
-        if not disable_fp16:
-            raise InvalidOptionError("disable_fp16 is False, but this version builds fp32 engines only. Pass True.")
+        options = _resolved(self.options, frozen, disable_fp16)
+        run = _Run(options, frozen, check_opset(DEFAULT_OPSET if opset is None else opset))
         feeds = check_feeds(*_needed(frozen, test_data))
-        optimized, self._report = run.optimize(feeds)
+        calibration = feeds
+        if calibration_data is not None and options.precision in ("int8", "auto"):
+            listed = list(itertools.islice(calibration_data, MAXIMUM_CALIBRATION_FEEDS))
+            calibration = check_feeds(*_needed(frozen, listed))
+        optimized, self._report = run.optimize(feeds, calibration)
         return optimized
 
     def analyze(self, graph_def: graph_pb2.GraphDef, outputs: Sequence[str] | str) -> OptimizationReport:
@@ -165,12 +184,14 @@ class _Run:
         """Goes as far as segmentation."""
         light, weights = detach_weights(self.frozen.graph_def)
         pipeline = PassPipeline(GRAPH_PASSES, dump_dir=self.dump_dir)
-        light = pipeline.run(light, self.border)
+        light = self.builder.separate(pipeline.run(light, self.border))
         segmentation = self.builder.segment(light)
         segments = tuple(describe_segment(segment, light, weights) for segment in segmentation.segments)
         return self.report(segmentation, segments, pipeline)
 
-    def optimize(self, feeds: list[NormalizedFeed]) -> tuple[FrozenGraph, OptimizationReport]:
+    def optimize(
+        self, feeds: list[NormalizedFeed], calibration: list[NormalizedFeed]
+    ) -> tuple[FrozenGraph, OptimizationReport]:
         """Goes the whole way."""
         load_op()  # An OpBuildError says more than TensorFlow does of an op that it does not know.
         with self.progress:
@@ -181,14 +202,35 @@ class _Run:
                 light = fix_input_shapes(light, feeds)
             with self.stage("passes"):
                 pipeline = PassPipeline(GRAPH_PASSES, dump_dir=self.dump_dir)
-                light = pipeline.run(light, self.border)
-            segmentation, candidates, rejected = self.builder.build_all(light, weights)
-            with self.stage("adopt"):
-                trials = AdoptionTrials(original, light, weights, self.frozen.output_names, feeds, self.options)
-                adoption = trials.adopt(candidates)
+                light = self.builder.separate(pipeline.run(light, self.border))
+            segmentation, built, rejected = self.builder.build_all(light, weights)
+
+            def adopt(candidates: Sequence[Candidate], tolerance: Tolerance | None) -> Adoption:
+                store = weights.extended({k: v for each in candidates for k, v in each.derived_weights.items()})
+                trials = AdoptionTrials(
+                    original, light, store, self.frozen.output_names, feeds, self.options, self.by_key(tolerance)
+                )
+                return trials.adopt(candidates)
+
+            search = PrecisionSearch(
+                self.options,
+                self.backend,
+                self.builder.models,
+                built,
+                adopt,
+                lambda segment: border_values(light, weights, segment, calibration),
+                self.stage,
+                None,
+                self.progress,
+            )
+            result = search.run()
+            adoption = result.adoption
             optimized = self.frozen
             if adoption.graph_def is not None:
-                optimized = self.described(attach_weights(adoption.graph_def, weights))
+                derived = {k: v for each in result.candidates for k, v in each.derived_weights.items()}
+                finished = adoption.graph_def
+                kept = keep_reachable(finished, finished.node, self.border)
+                optimized = self.described(attach_weights(kept, weights.extended(derived)))
         reports = {report.name: report for report in (*rejected, *adoption.segments)}
         ordered = tuple(reports[segment.name] for segment in segmentation.segments)
         report = replace(
@@ -196,9 +238,22 @@ class _Run:
             measurement=adoption.measurement,
             measurements=adoption.measurements,
             maximum_error=adoption.maximum_error,
+            attempts=result.attempts,
             peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         )
         return optimized, report
+
+    def by_key(self, tolerance: Tolerance | None) -> Tolerance | None:
+        """Returns the tolerance with a metric that takes outputs by tensor name and hands them on by key."""
+        if tolerance is None or tolerance.metric is None:
+            return tolerance
+        keys = {info.name: info.key for info in self.frozen.outputs}
+        metric = tolerance.metric
+
+        def metric_by_key(original: Outputs, optimized: Outputs) -> float:
+            return metric(*({keys[name]: array for name, array in side.items()} for side in (original, optimized)))
+
+        return replace(tolerance, metric=metric_by_key)
 
     def described(self, graph_def: graph_pb2.GraphDef) -> FrozenGraph:
         """Returns the optimized graph with the keys of the original, and with its shapes where these were left open."""
@@ -213,6 +268,7 @@ class _Run:
         """Puts together what every run reports."""
         return OptimizationReport(
             engine=self.backend.name,
+            precision=self.options.precision,
             compute_nodes=segmentation.compute_node_count,
             original_nodes=len(self.frozen.graph_def.node),
             segments=segments,
@@ -235,6 +291,24 @@ class _Run:
         finally:
             self.stage_seconds[name] = self.stage_seconds.get(name, 0.0) + time.perf_counter() - started
             self.progress.remove_task(task)
+
+
+def _resolved(options: Options, frozen: FrozenGraph, disable_fp16: bool) -> Options:
+    """Returns the options with the precision that `disable_fp16` stands for and the tensor name of the mask."""
+    if not disable_fp16 and options.precision == "fp32":
+        options = replace(options, precision=require_16_bit(create_backend(options.engine)))
+    elif options.precision not in ("fp32", "auto"):
+        require_precision(options.precision, create_backend(options.engine))
+    if options.skip_padding is None:
+        return options
+    mask = find_tensor(frozen.inputs, options.skip_padding)
+    if mask is None:
+        known = [info.key for info in frozen.inputs]
+        raise InvalidOptionError(
+            f"skip_padding is {options.skip_padding!r}, which is no input of the graph."
+            f"{did_you_mean(options.skip_padding, known)} The inputs are: {', '.join(map(repr, known))}."
+        )
+    return replace(options, skip_padding=mask.name)
 
 
 def _checked(graph_def: graph_pb2.GraphDef) -> graph_pb2.GraphDef:

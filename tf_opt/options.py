@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from tf_opt.engines import engine_names
 from tf_opt.errors import InvalidOptionError, UnknownEngineError, did_you_mean
+from tf_opt.tolerance import Tolerance
 
 if TYPE_CHECKING:
     from tensorflow.core.framework.node_def_pb2 import NodeDef
 
+    from tf_opt.quantization import QuantizationSettings
+
     NodeFilter: TypeAlias = Callable[[NodeDef], bool]
 
+Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8", "auto"]
 AdoptPolicy: TypeAlias = Literal["measured", "always"]
 
 
@@ -24,6 +28,24 @@ class Options:
 
     engine: str = "auto"
     # Which backend builds the engines; "auto" takes the first that can run on this machine.
+
+    precision: Precision = "fp32"
+    # What engines compute in: "fp32"; "fp16" or "bf16", with LayerNorm, softmax and the like kept in fp32; "int8" for
+    # the matrix products, calibrated with the feeds, and the rest in the device's fastest type; "auto" tries all that
+    # the device has hardware for, and keeps the fastest within tolerance.
+
+    tolerance: Tolerance | None = None
+    # How far outputs may be from the original's. None: rtol and atol for fp32, a cosine for the other precisions.
+
+    quantization: QuantizationSettings | None = None
+    # How "int8" quantizes: excluded nodes, smooth quantization, size of the calibration set. None: the defaults.
+
+    tuning_seconds: float = 60.0
+    # Budget of "auto" for moving layers back from int8 until the outputs are within tolerance.
+
+    skip_padding: str | None = None
+    # Name of the attention mask's input: engines then leave padded positions out of all token-wise work. Outputs at
+    # padded positions become zero, so it has to be asked for.
 
     minimum_segment_size: int = 3
     # Segments with fewer compute nodes stay TensorFlow: entering an engine costs more than a few nodes can save.
@@ -75,6 +97,12 @@ class Options:
     # After this many runs with the same input shapes, an engine for just these is compiled in the background, and kept
     # if it measures faster; 0: never. Each holds a packed copy of the weights, so a shape has to come often.
 
+    cache: bool = True
+    # Keeps the result on disk: the same model, feeds and options on the same machine are optimized once.
+
+    cache_dir: str | Path | None = None
+    # Folder of the results; None: "optimizations" in the user's cache folder of tf_opt.
+
     dump_dir: str | Path | None = None
     # Where the graph after every pass and each segment as .pb and .onnx are written.
 
@@ -89,19 +117,35 @@ class Options:
             )
         if self.adopt not in get_args(AdoptPolicy):
             raise InvalidOptionError(f"adopt is {self.adopt!r}; expected one of {', '.join(get_args(AdoptPolicy))}.")
+        if self.precision not in get_args(Precision):
+            raise InvalidOptionError(
+                f"precision is {self.precision!r}; expected one of {', '.join(get_args(Precision))}."
+                f"{did_you_mean(str(self.precision), get_args(Precision))}"
+            )
+        if self.tolerance is not None and not isinstance(self.tolerance, Tolerance):
+            raise InvalidOptionError(
+                f"tolerance is {self.tolerance!r}; expected a tf_opt.Tolerance, such as Tolerance(cosine=0.99)."
+            )
+        if self.skip_padding is not None and (not isinstance(self.skip_padding, str) or not self.skip_padding):
+            raise InvalidOptionError(
+                f"skip_padding is {self.skip_padding!r}; expected the name of the attention mask's input, or None."
+            )
         for name in ("minimum_segment_size", "maximum_cached_engines"):
             self._check_integer(name, minimum=1)
         self._check_integer("specialize_after", minimum=0)
         for name in ("rtol", "atol"):
             self._check_number(name, positive=False)
         self._check_number("measurement_seconds", positive=True)
+        self._check_number("tuning_seconds", positive=False)
         for name in ("supported_list", "denied_ops", "supported_nodes", "denied_nodes"):
             self._check_names(name)
-        for name in ("dynamic_opt", "strict", "keep_fallback", "progress"):
+        for name in ("dynamic_opt", "strict", "keep_fallback", "cache", "progress"):
             if not isinstance(getattr(self, name), bool):
                 raise InvalidOptionError(f"{name} is {getattr(self, name)!r}; expected True or False.")
-        if self.dump_dir is not None and not isinstance(self.dump_dir, str | Path):
-            raise InvalidOptionError(f"dump_dir is {self.dump_dir!r}; expected the path of a folder.")
+        for name in ("cache_dir", "dump_dir"):
+            folder = getattr(self, name)
+            if folder is not None and not isinstance(folder, str | Path):
+                raise InvalidOptionError(f"{name} is {folder!r}; expected the path of a folder.")
         if self.node_filter is not None and not callable(self.node_filter):
             raise InvalidOptionError(f"node_filter is {self.node_filter!r}; expected a callable that takes a NodeDef.")
 

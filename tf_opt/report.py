@@ -94,8 +94,12 @@ class SegmentReport:
         weight_bytes: Bytes of the constants that it reads.
         adopted: Whether an engine runs it in the returned graph.
         reason: Why it stays TensorFlow; empty where it is adopted.
+        precision: What the engine computes in.
+        patterns: Blocks found in its ONNX model (attention, LayerNormalization, GELU), and how many.
+        onnx_pass_changes: ONNX passes, and how many places each changed.
+        notes: What else a user should know of this segment.
         library: Package and version that built the engine.
-        engine_bytes: Size of what the engine node stores.
+        engine_bytes: Size of what the engine node stores, with the weights that were derived for it.
         export_seconds: Wall time of the export to ONNX.
         build_seconds: Wall time of the build.
         maximum_error: Largest absolute difference of any output from the original, with this engine in.
@@ -110,6 +114,10 @@ class SegmentReport:
     weight_bytes: int
     adopted: bool = False
     reason: str = ""
+    precision: str = "fp32"
+    patterns: Mapping[str, int] = field(default_factory=dict)
+    onnx_pass_changes: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
     library: str = ""
     engine_bytes: int = 0
     export_seconds: float = 0.0
@@ -118,12 +126,48 @@ class SegmentReport:
     measurement: Measurement | None = None
 
 
+def _runs_as(segment: SegmentReport) -> str:
+    if segment.adopted:
+        return f"{segment.library}, {segment.precision}"
+    return f"TensorFlow: {segment.reason or 'nothing was built'}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrecisionAttempt:
+    """One precision that was tried.
+
+    Attributes:
+        precision: What the engines computed in.
+        reverted_layers: How many layers were moved back to the next wider type.
+        engines: Number of engines that passed.
+        maximum_error: Largest absolute difference of any output from the original.
+        cosine: Lowest cosine of any sample of any output to the original.
+        metric: Worst value of the user's metric.
+        ratio: Time of the original over that of the attempt, on the feed with the worst ratio; None if not measured.
+        reason: Why it was not kept; empty where it was.
+        seconds: Wall time of the attempt.
+    """
+
+    precision: str
+    reverted_layers: int = 0
+    engines: int = 0
+    maximum_error: float | None = None
+    cosine: float | None = None
+    metric: float | None = None
+    ratio: float | None = None
+    reason: str = ""
+    seconds: float = 0.0
+
+
 @dataclass(frozen=True, kw_only=True)
 class OptimizationReport:
     """The whole story of one optimization, or of an analysis that built nothing.
 
     Attributes:
         engine: Name of the backend.
+        precision: What was asked for.
+        attempts: The precisions that were tried, in order.
+        from_cache: Whether an earlier run on the same model, feeds and options decided this.
         compute_nodes: Nodes after the passes that compute something (no constants, placeholders or no-ops).
         original_nodes: Nodes of the given graph.
         segments: Every segment found.
@@ -142,6 +186,9 @@ class OptimizationReport:
     engine: str
     compute_nodes: int
     original_nodes: int
+    precision: str = "fp32"
+    attempts: tuple[PrecisionAttempt, ...] = ()
+    from_cache: bool = False
     segments: tuple[SegmentReport, ...] = ()
     refused: tuple[RefusedNode, ...] = ()
     pass_changes: Mapping[str, int] = field(default_factory=dict)
@@ -174,6 +221,14 @@ class OptimizationReport:
         return self.nodes_in_segments / self.compute_nodes if self.compute_nodes else 0.0
 
     @property
+    def patterns(self) -> dict[str, int]:
+        """Blocks found in the ONNX models of all segments, and how many."""
+        total: Counter[str] = Counter()
+        for segment in self.segments:
+            total.update(segment.patterns)
+        return {name: count for name, count in total.items() if count}
+
+    @property
     def refusal_counts(self) -> dict[str, int]:
         """Refused nodes by category, most first."""
         return dict(Counter(node.category for node in self.refused).most_common())
@@ -184,6 +239,7 @@ class OptimizationReport:
         content["nodes_in_segments"] = self.nodes_in_segments
         content["nodes_in_engines"] = self.nodes_in_engines
         content["coverage"] = self.coverage
+        content["patterns"] = self.patterns
         return content
 
     def to_json(self, path: str | Path | None = None) -> str:
@@ -215,6 +271,11 @@ class OptimizationReport:
             parts.append(self._segment_table())
         if self.refused:
             parts.append(self._refusal_table())
+        if self.patterns:
+            found = ", ".join(f"{count} {name}" for name, count in self.patterns.items())
+            parts.append(Text(f"Found in the segments: {found}"))
+        if len(self.attempts) > 1 or any(attempt.reason for attempt in self.attempts):
+            parts.append(self._attempt_table())
         if self.measurement is not None:
             parts.append(Text(f"Whole graph: {self.measurement}"))
         if self.maximum_error is not None:
@@ -224,6 +285,9 @@ class OptimizationReport:
             parts.append(Text(f"Time: {stages}"))
         if self.peak_memory_bytes is not None:
             parts.append(Text(f"Peak memory of the process: {self.peak_memory_bytes / 2**20:.0f} MiB"))
+        if self.from_cache:
+            parts.append(Text("From the cache: measured by an earlier run on this machine"))
+        parts.extend(Text(note) for segment in self.segments for note in segment.notes)
         parts.extend(Text(note) for note in self.notes)
         return Group(*parts)
 
@@ -242,9 +306,28 @@ class OptimizationReport:
                 str(len(segment.inputs)),
                 str(len(segment.outputs)),
                 f"{segment.weight_bytes / 2**20:.1f} MiB",
-                segment.library if segment.adopted else f"TensorFlow: {segment.reason or 'nothing was built'}",
+                _runs_as(segment),
                 "" if segment.maximum_error is None else f"{segment.maximum_error:.2g}",
                 "" if segment.measurement is None else f"{segment.measurement.ratio:.2f}",
+            )
+        return table
+
+    def _attempt_table(self) -> Table:
+        table = Table(title="Precisions tried")
+        table.add_column("precision", no_wrap=True)
+        for name in ("layers back", "error", "cosine", "metric", "ratio", "time"):
+            table.add_column(name, justify="right")
+        table.add_column("kept", overflow="fold")
+        for attempt in self.attempts:
+            table.add_row(
+                attempt.precision,
+                str(attempt.reverted_layers or ""),
+                "" if attempt.maximum_error is None else f"{attempt.maximum_error:.2g}",
+                "" if attempt.cosine is None else f"{attempt.cosine:.5f}",
+                "" if attempt.metric is None else f"{attempt.metric:.4g}",
+                "" if attempt.ratio is None else f"{attempt.ratio:.2f}",
+                f"{attempt.seconds:.1f} s",
+                f"no: {attempt.reason}" if attempt.reason else "yes",
             )
         return table
 

@@ -15,11 +15,11 @@ from types import TracebackType
 
 import tensorflow as tf
 from tensorflow.core.framework import graph_pb2
-from tensorflow.core.protobuf import rewriter_config_pb2
 
 from tf_opt.feeds import Array, NormalizedFeed, feed_shapes
+from tf_opt.held_weights import HeldWeights
 from tf_opt.tensor_info import node_name
-from tf_opt.weights import WeightStore, attach_weights, is_weight
+from tf_opt.weights import WeightStore, is_weight
 
 PREFIX = "tf_opt_trial/"
 
@@ -79,6 +79,7 @@ class Trial:
         weights: WeightStore,
         outputs: Sequence[str],
         feeds: Sequence[NormalizedFeed],
+        held: HeldWeights | None = None,
     ) -> None:
         """Makes the session; nothing runs yet.
 
@@ -88,21 +89,20 @@ class Trial:
             weights: The constants of both.
             outputs: Tensor names.
             feeds: Arrays by tensor name; all with the same names.
+            held: Memory for the weights that several trials share; None for an own one.
         """
         combined, constants = combine_graphs(original, optimized, weights)
-        graph = tf.Graph()
-        with graph.as_default():
-            tf.import_graph_def(attach_weights(combined, constants), name="")
-        config = tf.compat.v1.ConfigProto()
-        # This optimizer of Grappler's looks for tensors to recompute or to swap out. It makes nothing faster, takes as
-        # long as all others together on a BERT, and holds two more copies of the weights meanwhile.
-        config.graph_options.rewrite_options.memory_optimization = rewriter_config_pb2.RewriterConfig.NO_MEM_OPT
-        self._session = tf.compat.v1.Session(graph=graph, config=config)
         self._outputs = tuple(outputs)
         self._names = list(feeds[0])
         # An output that is a placeholder or weight stands once in the combined graph.
         renamed = {node.name for node in combined.node}
         optimized_outputs = [PREFIX + name if PREFIX + node_name(name) in renamed else name for name in outputs]
+        self._held = held or HeldWeights()  # Kernels are made at the first run, and refer to it.
+        runnable = self._held.session_graph(combined, constants, [*outputs, *optimized_outputs])
+        graph = tf.Graph()
+        with graph.as_default():
+            tf.import_graph_def(runnable.graph_def, name="")
+        self._session = tf.compat.v1.Session(graph=graph, config=runnable.config)
         self._original = self._session.make_callable(list(outputs), feed_list=self._names)
         self._optimized = self._session.make_callable(optimized_outputs, feed_list=self._names)
 

@@ -47,6 +47,10 @@ class WeightStore(Mapping[str, tensor_pb2.TensorProto]):
     def __len__(self) -> int:
         return len(self._nodes)
 
+    def extended(self, nodes: Mapping[str, node_def_pb2.NodeDef]) -> WeightStore:
+        """Returns a store of these constants and of `nodes`, Const nodes by name."""
+        return WeightStore({**self._nodes, **nodes}) if nodes else self
+
     def node(self, name: str) -> node_def_pb2.NodeDef:
         """Returns the Const node named `name`. Do not change it."""
         return self._nodes[name]
@@ -56,8 +60,9 @@ class WeightStore(Mapping[str, tensor_pb2.TensorProto]):
         tensor = self[name]
         shape = tuple(dimension.size for dimension in tensor.tensor_shape.dim)
         dtype = tf.as_dtype(tensor.dtype).as_numpy_dtype
-        if tensor.tensor_content:
-            return np.frombuffer(tensor.tensor_content, dtype=dtype).reshape(shape)
+        content = tensor.tensor_content  # Each look at it makes a copy.
+        if content:
+            return np.frombuffer(content, dtype=dtype).reshape(shape)
         array: np.ndarray[Any, Any] = tensor_util.MakeNdarray(tensor)
         array.flags.writeable = False
         return array
@@ -133,18 +138,27 @@ def attach_weights(light: graph_pb2.GraphDef, store: WeightStore) -> graph_pb2.G
     """
     graph_def = _without_nodes(light)
     for node in light.node:
-        if not is_weight(node):
-            graph_def.node.add().CopyFrom(node)
-        elif node.name in store:
-            constant = graph_def.node.add()
-            constant.CopyFrom(store.node(node.name))
-            constant.name = node.name  # The store may know a constant by another name than its own.
-            # The passes may have changed the control inputs; the constant itself never changes.
-            del constant.input[:]
-            constant.input.extend(node.input)
+        if is_weight(node):
+            add_constant(graph_def, node, store)
         else:
-            raise InvalidGraphError(
-                f"The weight placeholder {node.name!r} has no constant to put back. Attach with the WeightStore that "
-                "detach_weights returned for this graph, and do not rename weight placeholders in a pass."
-            )
+            graph_def.node.add().CopyFrom(node)
     return graph_def
+
+
+def add_constant(graph_def: graph_pb2.GraphDef, placeholder: node_def_pb2.NodeDef, store: WeightStore) -> None:
+    """Adds the constant that `placeholder` stands for to `graph_def`.
+
+    Raises:
+        InvalidGraphError: The store has no constant of that name.
+    """
+    if placeholder.name not in store:
+        raise InvalidGraphError(
+            f"The weight placeholder {placeholder.name!r} has no constant to put back. Attach with the WeightStore "
+            "that detach_weights returned for this graph, and do not rename weight placeholders in a pass."
+        )
+    constant = graph_def.node.add()
+    constant.CopyFrom(store.node(placeholder.name))
+    constant.name = placeholder.name  # The store may know a constant by another name than its own.
+    # The passes may have changed the control inputs; the constant itself never changes.
+    del constant.input[:]
+    constant.input.extend(placeholder.input)

@@ -13,7 +13,8 @@ After:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 
 import tensorflow as tf
 from tensorflow.core.framework.function_pb2 import FunctionDef
@@ -107,23 +108,37 @@ def extract_segment(graph_def: GraphDef, segment: Segment) -> GraphDef:
     return result
 
 
-def segment_function(graph_def: GraphDef, segment: Segment, name: str) -> FunctionDef:
-    """Returns a segment as a function: arguments input_0.., weight_0.. in this order, results output_0...
+def segment_function(
+    graph_def: GraphDef, segment: Segment, name: str, weights: Sequence[TensorInfo] | None = None
+) -> FunctionDef:
+    """Returns a segment as a function: its arguments are the inputs, then the weights; results output_0...
 
     Args:
         graph_def: The light graph that the segment was found in; it is not changed.
         segment: One of its segments.
         name: Name of the function.
+        weights: What the function is given after the inputs: the segment's weights in any order, and others among them
+            that it does not read. None: the segment's weights in their own order.
 
     Raises:
-        InvalidGraphError: The segment is not one of this graph.
+        InvalidGraphError: The segment is not one of this graph, or `weights` lacks one that it reads.
         UnknownOpError: A node has an op that is not registered.
     """
     body = extract_segment(graph_def, segment)
     function = FunctionDef()
     function.signature.name = name
+    own = {argument.tensor_name: argument for argument in _arguments(segment) if argument.is_weight}
+    given = segment.weights if weights is None else weights
+    missing = own.keys() - {info.name for info in given}
+    if missing:
+        raise InvalidGraphError(f"{segment.name} reads the weights {sorted(missing)}, which its function is not given.")
     for argument in _arguments(segment):
-        function.signature.input_arg.add(name=argument.name, type=dtype_enum(argument.info.dtype))
+        if not argument.is_weight:
+            function.signature.input_arg.add(name=argument.name, type=dtype_enum(argument.info.dtype))
+    taken = {node.name for node in body.node}
+    for info in given:
+        argument_name = own[info.name].name if info.name in own else _unused_name(taken)
+        function.signature.input_arg.add(name=argument_name, type=dtype_enum(info.dtype))
     for number, output in enumerate(segment.outputs):
         function.signature.output_arg.add(name=f"{OUTPUT_PREFIX}{number}", type=dtype_enum(output.dtype))
     # Names of tensors as function bodies spell them: an argument by its name, others by the op's output argument.
@@ -142,6 +157,13 @@ def segment_function(graph_def: GraphDef, segment: Segment, name: str) -> Functi
     for identity in body.node[len(body.node) - len(segment.outputs) :]:
         function.ret[identity.name] = tensors[parse_input(identity.input[0])]
     return function
+
+
+def _unused_name(taken: set[str]) -> str:
+    """Returns a name for an argument that nothing reads, and adds it to `taken`."""
+    name = next(name for number in itertools.count() if (name := f"unused_{number}") not in taken)
+    taken.add(name)
+    return name
 
 
 class _Argument:

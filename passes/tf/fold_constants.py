@@ -16,6 +16,7 @@ from tensorflow.python.grappler import tf_optimizer
 from tf_opt.errors import PassError
 from tf_opt.passes.tf.node_defs import structure_key
 from tf_opt.passes.tf.pass_base import Border, GraphPass, PassResult
+from tf_opt.weights import is_weight
 
 # Everything that Grappler turns on by default and that could rename, fuse, re-layout or reorder nodes.
 _OFF = (
@@ -59,7 +60,7 @@ class FoldConstants(GraphPass):
         Raises:
             PassError: Grappler refused the graph, or lost a node of the border.
         """
-        meta_graph = MetaGraphDef(graph_def=graph_def)
+        meta_graph = MetaGraphDef(graph_def=_without_feeds_of_weights(graph_def))
         # Grappler takes what stands in this collection for what is fetched.
         fetched = meta_graph.collection_def["train_op"].node_list.value
         fetched.extend(sorted(border.nodes))
@@ -70,6 +71,10 @@ class FoldConstants(GraphPass):
         for node in optimized.node:
             before = old.get(node.name)
             # Grappler encodes constants anew and notes types even where it folds nothing.
+            if before is not None and is_weight(before):
+                node.op = before.op
+                node.attr.clear()
+                node.attr.MergeFrom(before.attr)
             if before is not None and structure_key(node) == structure_key(before):
                 result.node.add().CopyFrom(before)
             else:
@@ -77,6 +82,21 @@ class FoldConstants(GraphPass):
                 changes += 1
         changes += len(old.keys() - {node.name for node in result.node})
         return PassResult(result, changed=True, changes=changes) if changes else PassResult(graph_def, changed=False)
+
+
+def _without_feeds_of_weights(graph_def: GraphDef) -> GraphDef:
+    """Returns a copy in which the weights are nodes that Grappler neither evaluates nor feeds.
+
+    For each Placeholder it makes a tensor of zeros to feed, which for the weights of a model takes as much memory as
+    the weights themselves.
+    """
+    result = GraphDef()
+    result.CopyFrom(graph_def)
+    for node in result.node:
+        if is_weight(node):
+            node.op = "ImmutableConst"
+            node.attr["memory_region_name"].s = b""  # The attribute is required; nothing is run.
+    return result
 
 
 def _optimize(meta_graph: MetaGraphDef) -> Any:

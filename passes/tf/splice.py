@@ -28,6 +28,7 @@ from tf_opt.passes.tf.extract import dtype_enum, segment_function, shape_proto
 from tf_opt.passes.tf.graph_view import GraphView, InputRef, format_input, parse_input
 from tf_opt.passes.tf.segment import Segment
 from tf_opt.tensor_info import TensorInfo, node_name
+from tf_opt.weights import WEIGHT_ATTRIBUTE
 
 NO_FALLBACK = "tf_opt_no_fallback"
 """The op takes a function whose name contains this for none; see kNoFallback in tf_opt/ops/engine_op.cc."""
@@ -46,6 +47,8 @@ class EngineNode:
         segment: The segment to replace.
         runtime: Name of the runtime that loads the engine.
         engine: The engine blob.
+        weights: The constants that the engine reads, as `weight_<i>` in this order: weights of the segment, and derived
+            ones, which are no nodes of the graph yet. None: the segment's weights.
         maximum_cached_engines: How many engines for single shapes the op keeps beside the general one.
         specialize_after: After how many runs of one shape the op builds an engine for it; 0 for never.
         keep_fallback: Whether the segment is kept as a function for shapes that the engine does not take.
@@ -54,16 +57,28 @@ class EngineNode:
     segment: Segment
     runtime: str
     engine: bytes
+    weights: tuple[TensorInfo, ...] | None = None
     maximum_cached_engines: int = 16
     specialize_after: int = 0
     keep_fallback: bool = True
+
+    @property
+    def all_weights(self) -> tuple[TensorInfo, ...]:
+        """What the node is given as weights: those of the engine, then those that only the fallback reads."""
+        if self.weights is None:
+            return self.segment.weights
+        if not self.keep_fallback:
+            return self.weights
+        known = {info.name for info in self.weights}
+        return (*self.weights, *(info for info in self.segment.weights if info.name not in known))
 
 
 def splice_segments(graph_def: GraphDef, replacements: Sequence[EngineNode]) -> GraphDef:
     """Returns the graph with an engine node in place of each given segment.
 
     Nodes that can be fetched keep their name, as an Identity or IdentityN. Constants that only the replaced segments
-    read are dropped. Some or all of the segments of one segmentation may be given, in any order.
+    read are dropped; weights that nothing reads any more stay, as splicing does not know what is fetched. Derived
+    weights become weight placeholders. Some or all of the segments of one segmentation may be given, in any order.
 
     Args:
         graph_def: The light graph that the segments were found in; it is not changed.
@@ -89,9 +104,10 @@ def splice_segments(graph_def: GraphDef, replacements: Sequence[EngineNode]) -> 
             _set_inputs(kept, names.translate(node.input))
         elif replacement.segment.name not in placed:
             placed.add(replacement.segment.name)
+            result.node.extend(_derived_weights(replacement, nodes))
             engine = _engine_node(replacement, names, _device(replacement.segment, nodes))
             add = _add_fallback if replacement.keep_fallback else _add_no_fallback
-            engine.attr["fallback"].func.name = add(result, graph_def, replacement.segment)
+            engine.attr["fallback"].func.name = add(result, graph_def, replacement)
             result.node.append(engine)
             result.node.extend(_fetchable_nodes(replacement.segment, engine.device))
     _drop_unused_constants(result, replacements)
@@ -168,9 +184,10 @@ def _device(segment: Segment, nodes: Mapping[str, NodeDef]) -> str:
 def _engine_node(replacement: EngineNode, names: _NewNames, device: str) -> NodeDef:
     segment = replacement.segment
     node = NodeDef(name=segment.name, op=ENGINE_OP, device=device)
-    read = [info.name for info in (*segment.inputs, *segment.weights)]
+    read = [info.name for info in (*segment.inputs, *replacement.all_weights)]
     _set_inputs(node, names.translate([*read, *(f"^{name}" for name in segment.control_inputs)]))
-    for attribute, infos in (("InT", segment.inputs), ("WeightT", segment.weights), ("OutT", segment.outputs)):
+    types = {"InT": segment.inputs, "WeightT": replacement.all_weights, "OutT": segment.outputs}
+    for attribute, infos in types.items():
         _set_types(node, attribute, infos)
     node.attr["segment_name"].s = segment.name.encode()
     node.attr["runtime"].s = replacement.runtime.encode()
@@ -182,18 +199,32 @@ def _engine_node(replacement: EngineNode, names: _NewNames, device: str) -> Node
     return node
 
 
+def _derived_weights(replacement: EngineNode, nodes: Mapping[str, NodeDef]) -> Iterator[NodeDef]:
+    """Yields the weight placeholders that the engine reads and the graph has not got yet."""
+    for info in replacement.weights or ():
+        name = node_name(info.name)
+        if name in nodes:
+            continue
+        placeholder = NodeDef(name=name, op="Placeholder")
+        placeholder.attr["dtype"].type = dtype_enum(info.dtype)
+        placeholder.attr["shape"].shape.CopyFrom(shape_proto(info.shape))
+        placeholder.attr[WEIGHT_ATTRIBUTE].b = True
+        yield placeholder
+
+
 def _set_types(node: NodeDef, attribute: str, infos: Iterable[TensorInfo]) -> None:
     node.attr[attribute].list.SetInParent()  # An empty list is a value too; without it the attribute has none.
     node.attr[attribute].list.type.extend(dtype_enum(info.dtype) for info in infos)
 
 
-def _add_fallback(result: GraphDef, graph_def: GraphDef, segment: Segment) -> str:
+def _add_fallback(result: GraphDef, graph_def: GraphDef, replacement: EngineNode) -> str:
     """Adds the fallback function; returns its name.
 
     Function names are shared by all graphs of a process that TensorFlow runs eagerly, and a second function of one name
     is an error there. So the name carries a digest of the function: equal names mean equal functions.
     """
-    function = segment_function(graph_def, segment, f"{segment.name}_fallback")
+    segment = replacement.segment
+    function = segment_function(graph_def, segment, f"{segment.name}_fallback", replacement.all_weights)
     digest = hashlib.sha256(function.SerializeToString(deterministic=True)).hexdigest()[:16]
     function.signature.name = f"{segment.name}_fallback_{digest}"
     if function.signature.name not in {other.signature.name for other in result.library.function}:
@@ -201,7 +232,7 @@ def _add_fallback(result: GraphDef, graph_def: GraphDef, segment: Segment) -> st
     return str(function.signature.name)
 
 
-def _add_no_fallback(result: GraphDef, graph_def: GraphDef, segment: Segment) -> str:
+def _add_no_fallback(result: GraphDef, graph_def: GraphDef, replacement: EngineNode) -> str:
     """Adds the function whose name tells the op that there is no fallback; returns its name.
 
     An empty name would say the same to the op, but TensorFlow's loader of SavedModels follows the names of functions,

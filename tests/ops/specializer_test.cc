@@ -107,6 +107,37 @@ void NeverWhereNotAskedFor() {
   CHECK(!Specializer(5, 0, &statistics).enabled());
 }
 
+void AskedShapesSkipTheCounting() {
+  tf_opt::Statistics statistics;
+  Specializer specializer(0, 2, &statistics);
+  CHECK(!specializer.enabled());
+  CHECK(specializer.Ask({1}));
+  CHECK(specializer.enabled());
+  CHECK(!specializer.Ask({1}));  // Once.
+  specializer.Compiled({1}, std::make_shared<int>(1));
+  Measure(&specializer, {1}, 0.5);
+  CHECK(statistics.specialized_kept == 1);
+  CHECK(specializer.Choose({1}).variant != nullptr);
+  CHECK(specializer.Ask({2}));
+  specializer.Compiled({2}, std::make_shared<int>(1));
+  Measure(&specializer, {2}, 1.5);  // Asked for, but slower.
+  CHECK(specializer.Choose({2}).variant == nullptr);
+  CHECK(statistics.specialized_rejected == 1);
+  // No other shape is counted.
+  for (int call = 0; call < 1000; ++call) CHECK(!specializer.Choose({3}).compile);
+}
+
+void AskedShapesAreBoundedAndMayBeEvicted() {
+  tf_opt::Statistics statistics;
+  Specializer specializer(1, 1, &statistics);
+  CHECK(specializer.Ask({1}));
+  CHECK(!specializer.Ask({2}));  // No place while the first one is in work.
+  specializer.Compiled({1}, std::make_shared<int>(1));
+  Measure(&specializer, {1}, 0.5);
+  CHECK(specializer.Choose({3}).compile);
+  CHECK(statistics.specialized_evicted == 1);
+}
+
 int main() {
   KeepsTheFasterAndRemembersTheRejected();
   FailedCompilationIsARejection();
@@ -114,4 +145,6 @@ int main() {
   ShapesInWorkKeepTheirPlaces();
   ManyShapesAreForgottenButNotThoseInWork();
   NeverWhereNotAskedFor();
+  AskedShapesSkipTheCounting();
+  AskedShapesAreBoundedAndMayBeEvicted();
 }

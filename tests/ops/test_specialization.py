@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import tensorflow as tf
 from onnx import TensorProto, helper
 
 import tf_opt.ops
-from tests.ops.engine_graphs import batch_of, blob, dense, dense_session, engine_op, onnx_model, tf1
+from tests.ops.engine_graphs import batch_of, blob, dense, dense_graph, dense_session, engine_op, onnx_model, tf1
 from tf_opt.ops import build
 
 
@@ -100,3 +101,59 @@ def test_nothing_is_specialized_by_default() -> None:
 
     assert counters()["specialized_runs"] == 0
     assert counters_decided() == 0
+
+
+def test_asked_shapes_are_compiled_before_the_first_call() -> None:
+    value = np.arange(256, dtype=np.float32)
+    with tf1.Graph().as_default() as graph, tf1.Session(graph=graph) as session:
+        x = tf1.placeholder(tf.float32, [None])
+        (y,) = engine_op([x], [], [tf.float32], engine=blob(shape_dependent_onnx()), specialize_shapes=[[256], [100]])
+        run = session.make_callable(y, feed_list=[x])
+        np.testing.assert_array_equal(run(value), value)
+        assert counters()["specialized_runs"] == 1  # The first one, and so compiled by then.
+        for _ in range(21):
+            np.testing.assert_array_equal(run(value), value)
+        assert counters()["specialized_kept"] == 1
+        np.testing.assert_array_equal(run(value[:100]), value[:100])
+        assert counters()["specialized_runs"] == 11 + 1
+        for _ in range(30):
+            np.testing.assert_array_equal(run(value[:50]), value[:50])
+        assert counters()["specialized_runs"] == 11 + 1  # No other shape is specialized.
+
+
+def test_asked_shapes_survive_a_stored_graph_and_may_be_missing_in_an_old_one() -> None:
+    graph, x, y = dense_graph(specialize_shapes=[[2, 8]])
+    stored = tf1.GraphDef.FromString(graph.as_graph_def().SerializeToString())
+    for asked in (1, 0):
+        tf_opt.ops.reset_statistics()
+        with tf1.Graph().as_default() as loaded, tf1.Session(graph=loaded) as session:
+            tf.import_graph_def(stored, name="")
+            np.testing.assert_allclose(
+                session.run(y.name, {x.name: batch_of(2)}), dense(batch_of(2)), rtol=1e-5, atol=1e-5
+            )
+        assert counters()["specialized_runs"] == asked
+        for node in stored.node:
+            node.attr.pop("specialize_shapes", None)  # As a graph is that was stored before the attribute existed.
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"specialize_shapes": [[None, 8]]}, "needs every dimension"),
+        ({"specialize_shapes": [None]}, "needs every dimension"),
+        ({"specialize_shapes": [[1, 8], [2, 8]], "maximum_cached_engines": 1}, "asks for 2 engines.* allows 1"),
+        ({"specialize_shapes": [[2, 8, 1]]}, r"cannot compile an engine for the specialize_shapes \[2,8,1\]"),
+        ({"specialize_shapes": [[2, 7]]}, r"cannot compile an engine for the specialize_shapes \[2,7\]"),
+    ],
+)
+def test_impossible_shapes_are_an_error(attributes: dict[str, Any], message: str) -> None:
+    with pytest.raises(tf.errors.OpError, match=message), dense_session(**attributes) as run:
+        run(batch_of(2))
+
+
+def test_shapes_must_be_those_of_all_inputs() -> None:
+    with tf1.Graph().as_default() as graph, tf1.Session(graph=graph) as session:
+        x = tf1.placeholder(tf.float32, [None])
+        (y,) = engine_op([x, x], [], [tf.float32], engine=blob(shape_dependent_onnx()), specialize_shapes=[[4]] * 3)
+        with pytest.raises(tf.errors.InvalidArgumentError, match="3 shapes, the node has 2 inputs"):
+            session.run(y, {x: np.ones(4, np.float32)})

@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 import tf_opt
 from tf_opt.engines.blob import EngineBlob
 from tf_opt.errors import EngineBuildError
+from tf_opt.onnx_target import OnnxTarget
 from tf_opt.tensor_info import TensorInfo
 
 
@@ -55,6 +56,8 @@ class SegmentModel:
         outputs: What comes out, in the order of `output_<i>`.
         weights: The constants, in the order of `weight_<i>`.
         weight_array: Returns the values of the i-th weight, as a read-only copy.
+        sixteen_bit: What the engine may compute in besides the types that the model states: "fp16", "bf16", or "fp32"
+            for nothing else. Engines that take a model's types literally have no use for it.
     """
 
     name: str
@@ -63,6 +66,7 @@ class SegmentModel:
     outputs: tuple[TensorInfo, ...]
     weights: tuple[TensorInfo, ...] = ()
     weight_array: Callable[[int], np.ndarray[Any, Any]] = field(repr=False)
+    sixteen_bit: Literal["fp32", "fp16", "bf16"] = "fp32"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +88,10 @@ class Engine:
     log: str = ""
 
 
+_INFERENCE_PRECISION = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
+"""OpenVINO's names of the types."""
+
+
 class EngineBackend(ABC):
     """Builds engines of one kind. One instance serves any number of segments."""
 
@@ -93,6 +101,8 @@ class EngineBackend(ABC):
     """The Python package that it needs."""
     install_command: ClassVar[str]
     """The command that installs the package."""
+    onnx_target: ClassVar[OnnxTarget]
+    """The operator set and the fused forms that it wants models in."""
 
     @abstractmethod
     def unavailable_reason(self) -> str | None:
@@ -106,6 +116,14 @@ class EngineBackend(ABC):
             op: The node's op.
             inputs: Its data inputs.
             outputs: Its outputs.
+        """
+
+    @abstractmethod
+    def precision_refusal(self, precision: str) -> str | None:
+        """Returns why this device has no hardware for a precision, or None where it has.
+
+        Args:
+            precision: "fp16", "bf16" or "int8".
         """
 
     @abstractmethod
@@ -135,5 +153,6 @@ def pack_segment(segment: SegmentModel, runtime: str, library_version: str) -> b
         "library_version": library_version,
         "inputs": [str(tensor) for tensor in segment.inputs],
         "outputs": [str(tensor) for tensor in segment.outputs],
+        "inference_precision": _INFERENCE_PRECISION[segment.sixteen_bit],
     }
     return EngineBlob(header=header, payload=segment.model).pack()

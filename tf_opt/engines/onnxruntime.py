@@ -15,6 +15,7 @@ import numpy as np
 
 from tf_opt.engines.base import Engine, EngineBackend, SegmentModel, ShapeProfile, pack_segment
 from tf_opt.errors import EngineBuildError
+from tf_opt.onnx_target import OnnxTarget
 from tf_opt.tensor_info import TensorInfo
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ PROVIDERS = ("CPUExecutionProvider",)
 _DTYPES = frozenset("float16 float32 float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64 bool".split())
 """Element types that ONNX Runtime exchanges as NumPy arrays."""
 
+_WEIGHT_PREFIX = "weight_"
+
 
 class ONNXRuntimeBackend(EngineBackend):
     """Builds ONNX Runtime engines for the CPU."""
@@ -32,6 +35,7 @@ class ONNXRuntimeBackend(EngineBackend):
     name: ClassVar[str] = "onnxruntime"
     package: ClassVar[str] = "onnxruntime"
     install_command: ClassVar[str] = "pip install onnxruntime"
+    onnx_target: ClassVar[OnnxTarget] = OnnxTarget(name="onnxruntime", opset=20, gelu=True)
 
     def unavailable_reason(self) -> str | None:
         """Returns None: the CPU provider runs wherever the package installs."""
@@ -43,6 +47,10 @@ class ONNXRuntimeBackend(EngineBackend):
             if tensor.dtype not in _DTYPES:
                 return f"{tensor.name} has dtype {tensor.dtype}, which ONNX Runtime does not exchange"
         return None
+
+    def precision_refusal(self, precision: str) -> str | None:
+        """Refuses 16-bit types, which the CPU provider has few kernels for and casts around."""
+        return None if precision == "int8" else f"ONNX Runtime's CPU provider does not compute in {precision}"
 
     def build(self, segment: SegmentModel, profiles: Sequence[ShapeProfile] = ()) -> Engine:
         """Has ONNX Runtime read the model, whose weights stay graph inputs here; see `EngineBackend.build`."""
@@ -83,11 +91,12 @@ class _Engine:
         import onnxruntime
 
         model = onnx.ModelProto.FromString(payload)
-        _declare_external(model, len(weights))
+        names = _declare_external(model)
         options = onnxruntime.SessionOptions()
-        names = [f"weight_{index}" for index in range(len(weights))]
-        # The OrtValues share the arrays' memory, so both are kept as long as the session.
-        self._weights = [onnxruntime.OrtValue.ortvalue_from_numpy(weight) for weight in weights]
+        # The OrtValues share the arrays' memory, so both are kept as long as the session. Weights that only the
+        # fallback reads are none of the model's.
+        arrays = [weights[int(name.removeprefix(_WEIGHT_PREFIX))] for name in names]
+        self._weights = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in arrays]
         options.add_external_initializers(names, self._weights)
         self._session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=list(PROVIDERS))
         self._inputs = [value.name for value in self._session.get_inputs()]
@@ -107,20 +116,26 @@ class _Engine:
             np.copyto(allocate(index, result.shape, result.dtype), result)
 
 
-def _declare_external(model: Any, count: int) -> None:
-    """Turns the graph inputs `weight_<i>` into initializers with external data, which ONNX Runtime is given by name."""
+def _declare_external(model: Any) -> list[str]:
+    """Turns the graph inputs `weight_<i>` into initializers with external data, which ONNX Runtime is given by name.
+
+    Returns:
+        The names of these inputs.
+    """
     import onnx
 
-    values = {value.name: value for value in model.graph.input}
-    kept = [value for value in model.graph.input if not value.name.startswith("weight_")]
-    for index in range(count):
-        tensor_type = values[f"weight_{index}"].type.tensor_type
+    weights = [value for value in model.graph.input if value.name.startswith(_WEIGHT_PREFIX)]
+    kept = [value for value in model.graph.input if not value.name.startswith(_WEIGHT_PREFIX)]
+    names = [str(value.name) for value in weights]
+    for value in weights:
+        tensor_type = value.type.tensor_type
         initializer = model.graph.initializer.add(
-            name=f"weight_{index}",
+            name=value.name,
             data_type=tensor_type.elem_type,
             dims=[dimension.dim_value for dimension in tensor_type.shape.dim],
             data_location=onnx.TensorProto.EXTERNAL,
         )
-        initializer.external_data.add(key="location", value=f"weight_{index}")
+        initializer.external_data.add(key="location", value=value.name)
     del model.graph.input[:]
     model.graph.input.extend(kept)
+    return names

@@ -12,11 +12,21 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from tf_opt.engines.base import Engine, EngineBackend, SegmentModel, ShapeProfile, pack_segment
+from tf_opt.environment import cpu_flags
 from tf_opt.errors import EngineBuildError
+from tf_opt.onnx_target import OnnxTarget
 from tf_opt.tensor_info import TensorInfo
 
 _DTYPES = frozenset("float16 bfloat16 float32 int8 int16 int32 int64 uint8 uint16 uint32 bool".split())
 """Element types that OpenVINO's CPU plugin computes in full. It takes float64 and uint64 too, in 32 bits."""
+
+_PRECISIONS = {
+    "fp16": ("FP16", frozenset({"avx512_fp16", "amx_fp16", "avx_ne_convert", "asimdhp"})),
+    "bf16": ("BF16", frozenset({"avx512_bf16", "amx_bf16", "avx_ne_convert"})),
+    "int8": ("INT8", frozenset[str]()),
+}
+"""OpenVINO's name of each precision, and the processor flags of Linux of which one is needed; none for int8, as
+OpenVINO's int8 kernels begin with AVX2 and are measured before they are adopted."""
 
 
 class OpenVINOBackend(EngineBackend):
@@ -25,6 +35,7 @@ class OpenVINOBackend(EngineBackend):
     name: ClassVar[str] = "openvino"
     package: ClassVar[str] = "openvino"
     install_command: ClassVar[str] = "pip install openvino"
+    onnx_target: ClassVar[OnnxTarget] = OnnxTarget(name="openvino", opset=20, gelu=True)
 
     def unavailable_reason(self) -> str | None:
         """Returns None: OpenVINO's CPU plugin runs wherever its package installs."""
@@ -40,6 +51,17 @@ class OpenVINOBackend(EngineBackend):
         for tensor in inputs:
             if tensor.shape is None:
                 return f"{tensor.name} has an unknown rank, which OpenVINO's CPU plugin does not run"
+        return None
+
+    def precision_refusal(self, precision: str) -> str | None:
+        """Asks OpenVINO and the processor: OpenVINO lists bfloat16 on processors that only emulate it, too."""
+        import openvino  # Heavy, and not needed for fp32.
+
+        name, instructions = _PRECISIONS[precision]
+        if name not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            return f"OpenVINO has no {precision} kernels for this processor"
+        if instructions and not instructions & cpu_flags():
+            return f"the processor has none of the instructions for {precision} ({', '.join(sorted(instructions))})"
         return None
 
     def build(self, segment: SegmentModel, profiles: Sequence[ShapeProfile] = ()) -> Engine:

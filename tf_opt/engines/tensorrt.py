@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from tf_opt.engines.base import Engine, EngineBackend, SegmentModel, ShapeProfile
 from tf_opt.errors import EngineUnavailableError
+from tf_opt.onnx_target import OnnxTarget
 from tf_opt.tensor_info import TensorInfo
 
 
@@ -21,6 +22,7 @@ class TensorRTBackend(EngineBackend):
     name: ClassVar[str] = "tensorrt"
     package: ClassVar[str] = "tensorrt"
     install_command: ClassVar[str] = "pip install tensorrt"
+    onnx_target: ClassVar[OnnxTarget] = OnnxTarget(name="tensorrt", opset=20, gelu=True)
 
     def unavailable_reason(self) -> str | None:
         """Returns that there is no CUDA device, or that this version of tf_opt does not build TensorRT engines."""
@@ -31,6 +33,10 @@ class TensorRTBackend(EngineBackend):
 
     def refusal(self, op: str, inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo]) -> str | None:
         """Refuses every node."""
+        return self.unavailable_reason()
+
+    def precision_refusal(self, precision: str) -> str | None:
+        """Returns why nothing runs."""
         return self.unavailable_reason()
 
     def build(self, segment: SegmentModel, profiles: Sequence[ShapeProfile] = ()) -> Engine:

@@ -36,6 +36,7 @@ SOURCE_DIRECTORY = Path(__file__).resolve().parent
 PREBUILT_DIRECTORY = SOURCE_DIRECTORY / "_prebuilt"
 OP_SOURCES = (
     "engine_op.cc",
+    "held_constant.cc",
     "tensors.cc",
     "engine_blob.cc",
     "runtime_registry.cc",

@@ -72,6 +72,7 @@ class EngineOp : public AsyncOpKernel {
     OP_REQUIRES_OK(construction,
                    construction->GetAttr("maximum_cached_engines", &maximum_cached_engines_));
     OP_REQUIRES_OK(construction, construction->GetAttr("specialize_after", &specialize_after_));
+    OP_REQUIRES_OK(construction, construction->GetAttr("specialize_shapes", &specialize_shapes_));
     for (const char* attribute : {"OutT", "WeightT", "InT"}) {
       std::vector<tensorflow::DataType> types;
       OP_REQUIRES_OK(construction, construction->GetAttr(attribute, &types));
@@ -86,6 +87,7 @@ class EngineOp : public AsyncOpKernel {
     OP_REQUIRES(construction,
                 static_cast<int>(output_shapes_.size()) == construction->num_outputs(),
                 absl::InvalidArgumentError("output_shapes must have one shape for each output"));
+    OP_REQUIRES_OK(construction, CheckSpecializeShapes());
     statistics_ = StatisticsOf(segment_name_);
   }
 
@@ -116,6 +118,29 @@ class EngineOp : public AsyncOpKernel {
   }
 
  private:
+  absl::Status CheckSpecializeShapes() const {
+    const size_t count = specialize_shapes_.size();
+    if (count == 0) return absl::OkStatus();
+    if (input_count_ == 0 || count % input_count_ != 0) {
+      return absl::InvalidArgumentError(
+          "specialize_shapes has " + std::to_string(count) + " shapes, the node has " +
+          std::to_string(input_count_) +
+          " inputs: give the shapes of all inputs, one engine after the other");
+    }
+    if (static_cast<int64_t>(count / input_count_) > maximum_cached_engines_) {
+      return absl::InvalidArgumentError(
+          "specialize_shapes asks for " + std::to_string(count / input_count_) +
+          " engines, maximum_cached_engines allows " + std::to_string(maximum_cached_engines_));
+    }
+    for (const PartialTensorShape& shape : specialize_shapes_) {
+      if (!shape.IsFullyDefined()) {
+        return absl::InvalidArgumentError("specialize_shapes has the shape " + shape.DebugString() +
+                                          ": an engine for one shape needs every dimension");
+      }
+    }
+    return absl::OkStatus();
+  }
+
   // One call in the engine, counted while it lives.
   class RunningCall {
    public:
@@ -198,6 +223,11 @@ class EngineOp : public AsyncOpKernel {
         std::min(workers == nullptr ? 1 : std::max(1, workers->num_threads), UsableCpus());
     definition.maximum_cached_engines = maximum_cached_engines_;
     definition.specialize_after = specialize_after_;
+    for (size_t i = 0; i < specialize_shapes_.size(); ++i) {
+      if (i % input_count_ == 0) definition.specialize_shapes.emplace_back();
+      const auto sizes = specialize_shapes_[i].dim_sizes();
+      definition.specialize_shapes.back().emplace_back(sizes.begin(), sizes.end());
+    }
     definition.statistics = statistics_;
     definition.warn = [](const std::string& message) { LOG(WARNING) << message; };
     return runtime->Load(definition, &engine_);
@@ -287,6 +317,7 @@ class EngineOp : public AsyncOpKernel {
   std::vector<PartialTensorShape> output_shapes_;
   int maximum_cached_engines_ = 0;
   int specialize_after_ = 0;
+  std::vector<PartialTensorShape> specialize_shapes_;
   int input_count_ = 0;
   Statistics* statistics_ = nullptr;
   std::atomic<int64_t> running_{0};
@@ -338,6 +369,7 @@ REGISTER_OP("TfOptEngine")
     .Attr("output_shapes: list(shape)")
     .Attr("maximum_cached_engines: int = 16")
     .Attr("specialize_after: int = 0")
+    .Attr("specialize_shapes: list(shape) = []")
     .SetIsStateful()  // Keeps one kernel a session, and keeps constant folding from running
                       // engines.
     .SetShapeFn(InferShapes)
@@ -354,7 +386,10 @@ fallback: Function of the inputs, then the weights, with the segment's original 
   one that contains "tf_opt_no_fallback", for none.
 output_shapes: Static shapes of the outputs, which every run is checked against.
 maximum_cached_engines: How many engines for one shape are kept at most beside the one for all shapes.
-specialize_after: After so many calls with the same shapes an engine for them is tried; 0 for never.
+specialize_after: After so many calls with the same shapes an engine for them is compiled in the background
+  and tried; 0 for never.
+specialize_shapes: Shapes of all inputs, one engine after the other: engines for these are compiled when the
+  engine is loaded, so that the first call waits for them and no later one does; they are tried as the others.
 )doc");
 
 REGISTER_KERNEL_BUILDER(Name("TfOptEngine").Device(tensorflow::DEVICE_CPU), EngineOp);

@@ -7,7 +7,8 @@
 //     compiled model.
 //   * One dynamic model serves every shape. Everything else (concurrent, specialized) is compiled
 //   in the background and
-//     only ever an alternative to it; no call waits for a compilation.
+//     only ever an alternative to it; no call waits for a compilation, except the first one, whose
+//     load compiles what was asked for.
 
 #include <algorithm>
 #include <chrono>
@@ -88,6 +89,25 @@ class OpenVinoEngine : public Engine {
 
   ~OpenVinoEngine() override { CompileQueue::Get().Cancel(this); }
 
+  // Compiles an engine for these shapes of all inputs now. An error where they do not fit: unlike
+  // the shapes of a call, they are part of the graph.
+  Status SpecializeNow(const std::vector<Dims>& dims) {
+    if (!model_->is_dynamic()) return Status::Ok();  // It is an engine for one shape already.
+    std::vector<int64_t> key;
+    for (const Dims& input : dims) key.insert(key.end(), input.begin(), input.end());
+    if (!specializer_.Ask(key)) return Status::Ok();
+    try {
+      specializer_.Compiled(key, CompileFor(dims));
+      return Status::Ok();
+    } catch (const std::exception& exception) {
+      std::string shapes;
+      for (const Dims& input : dims) shapes += " " + ShapeText(input);
+      return Status::Error("OpenVINO cannot compile an engine for the specialize_shapes" + shapes +
+                           ": " + OneLine(exception.what()) +
+                           ". Leave them out, or give shapes that the segment takes.");
+    }
+  }
+
   Status Run(const std::vector<TensorView>& inputs, OutputAllocator* outputs) override {
     const int64_t arrival = ++arrivals_;
     const int64_t running = ++running_;
@@ -165,22 +185,25 @@ class OpenVinoEngine : public Engine {
     return status;
   }
 
-  void Specialize(const std::vector<int64_t>& key, const std::vector<TensorView>& inputs) {
-    std::vector<ov::PartialShape> shapes;
-    for (const int input : input_of_port_) {
-      if (input >= static_cast<int>(inputs.size())) return;  // The run itself reports this.
-      shapes.emplace_back(
-          std::vector<ov::Dimension>(inputs[input].dims.begin(), inputs[input].dims.end()));
+  // `dims` are those of all inputs of the node.
+  std::shared_ptr<Variant> CompileFor(const std::vector<Dims>& dims) {
+    const std::shared_ptr<ov::Model> model = model_->clone();  // The Constants' memory is shared.
+    std::map<size_t, ov::PartialShape> by_port;
+    for (size_t port = 0; port < input_of_port_.size(); ++port) {
+      const Dims& input = dims.at(input_of_port_[port]);
+      by_port[port] = ov::PartialShape(std::vector<ov::Dimension>(input.begin(), input.end()));
     }
-    CompileQueue::Get().Submit(this, [this, key, shapes] {
+    model->reshape(by_port);
+    return Compile(model, 1);
+  }
+
+  void Specialize(const std::vector<int64_t>& key, const std::vector<TensorView>& inputs) {
+    std::vector<Dims> dims;
+    for (const TensorView& input : inputs) dims.push_back(input.dims);
+    CompileQueue::Get().Submit(this, [this, key, dims] {
       std::shared_ptr<Variant> variant;
       try {
-        const std::shared_ptr<ov::Model> model =
-            model_->clone();  // The Constants' memory is shared.
-        std::map<size_t, ov::PartialShape> by_port;
-        for (size_t port = 0; port < shapes.size(); ++port) by_port[port] = shapes[port];
-        model->reshape(by_port);
-        variant = Compile(model, 1);
+        variant = CompileFor(dims);
       } catch (const std::exception& exception) {
         // Remembered as rejected: the general engine serves this shape.
         Warn("an engine for one shape", exception);
@@ -284,8 +307,12 @@ class OpenVinoRuntime : public Runtime {
       for (const auto& port : model->outputs()) {
         if (Status status = CheckType(port, "output"); !status.ok()) return status;
       }
-      *engine = std::make_unique<OpenVinoEngine>(model, std::move(input_of_port),
-                                                 ov::element::Type(precision), definition);
+      auto loaded = std::make_unique<OpenVinoEngine>(model, std::move(input_of_port),
+                                                     ov::element::Type(precision), definition);
+      for (const std::vector<Dims>& dims : definition.specialize_shapes) {
+        if (Status status = loaded->SpecializeNow(dims); !status.ok()) return status;
+      }
+      *engine = std::move(loaded);
       return Status::Ok();
     } catch (const std::exception& exception) {
       return Status::Error(

@@ -24,7 +24,7 @@
 
 namespace tf_opt {
 
-inline constexpr int kInterfaceVersion = 1;
+inline constexpr int kInterfaceVersion = 2;
 
 // Name of the function that each runtime library exports: `Runtime* TfOptCreateRuntime(int
 // interface_version)`.
@@ -112,6 +112,9 @@ struct EngineDefinition {
   int threads = 1;
   int maximum_cached_engines = 16;
   int specialize_after = 0;
+  // Shapes of all inputs, one entry an engine that the load compiles for just these shapes. A
+  // runtime without such engines ignores them.
+  std::vector<std::vector<Dims>> specialize_shapes;
   Statistics* statistics = nullptr;                    // Lives as long as the process.
   void (*warn)(const std::string& message) = nullptr;  // TensorFlow's log, from any thread.
 };

@@ -2,12 +2,13 @@
 // engine compiled for just these shapes is measured to be faster than the one for all shapes.
 //
 // Each shape goes counting -> compiling -> measuring -> kept or rejected. A kept one that is
-// evicted starts again.
+// evicted starts again. A shape that was asked for begins with compiling.
 
 #ifndef TF_OPT_OPS_SPECIALIZER_H_
 #define TF_OPT_OPS_SPECIALIZER_H_
 
 #include <algorithm>
+#include <atomic>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -33,18 +34,34 @@ class Specializer {
         maximum_(maximum_cached_engines),
         statistics_(statistics) {}
 
-  bool enabled() const { return specialize_after_ > 0 && maximum_ > 0; }
+  bool enabled() const { return (specialize_after_ > 0 || asked_) && maximum_ > 0; }
+
+  // For a shape that is compiled before any call: true where the caller has to compile, then call
+  // Compiled(). False where this was asked for before, or all places are taken.
+  bool Ask(const Key& key) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    std::shared_ptr<Variant> evicted;
+    Entry& entry = EntryOf(key);
+    if (entry.state != State::kCounting || !MakeRoom(&evicted)) return false;
+    entry.state = State::kCompiling;
+    entry.last_use = ++clock_;
+    asked_ = true;
+    return true;
+  }
 
   // For a call that runs alone; others would be measured wrongly.
   Choice Choose(const Key& key) {
     std::shared_ptr<Variant>
         evicted;  // Destroyed after the lock is released: freeing an engine takes milliseconds.
     std::lock_guard<std::mutex> lock(mutex_);
+    // Without counting, a shape that was not asked for needs no entry.
+    if (specialize_after_ <= 0 && entries_.find(key) == entries_.end()) return {};
     Entry& entry = EntryOf(key);
     entry.last_use = ++clock_;
     switch (entry.state) {
       case State::kCounting:
-        if (++entry.count < specialize_after_ || !MakeRoom(&evicted)) return {};
+        if (specialize_after_ <= 0 || ++entry.count < specialize_after_ || !MakeRoom(&evicted))
+          return {};
         entry.state = State::kCompiling;
         return {nullptr, true, false};
       case State::kMeasuring:
@@ -160,6 +177,7 @@ class Specializer {
   const int64_t maximum_;
   Statistics* const statistics_;
   std::mutex mutex_;
+  std::atomic<bool> asked_{false};  // Read without the lock.
   uint64_t clock_ = 0;
   std::map<Key, Entry> entries_;
 };

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import tensorflow as tf
 
 from tests.passes.tf.pass_testing import apply_pass, constant, graph_of, node_of, only, ops, placeholder, weight
 from tf_opt.errors import PassError
+from tf_opt.passes.tf import fold_constants
 from tf_opt.passes.tf.fold_constants import FoldConstants
+from tf_opt.weights import is_weight
 
 
 def test_docstring_before_and_after() -> None:
@@ -26,6 +30,26 @@ def test_weights_are_not_touched() -> None:
         return placeholder("x", [None, 8]) * scale
 
     apply_pass(FoldConstants(), graph_of(build), changed=False)
+
+
+def test_grappler_is_given_no_weight_to_feed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It makes a tensor of zeros for each Placeholder, which would take as much memory as the model."""
+    given: list[str] = []
+    optimize = fold_constants.tf_optimizer.OptimizeGraph
+
+    def note(config: Any, meta_graph: Any, **options: Any) -> Any:
+        given.extend(node.name for node in meta_graph.graph_def.node if node.op == "Placeholder")
+        return optimize(config, meta_graph, **options)
+
+    monkeypatch.setattr(fold_constants.tf_optimizer, "OptimizeGraph", note)
+
+    def build() -> tf.Tensor:
+        product = tf.matmul(placeholder("x", [None, 32]), weight("kernel", [32, 32]))
+        return product * tf.sqrt(tf.constant(16.0))
+
+    after = apply_pass(FoldConstants(), graph_of(build), changed=True)
+    assert set(given) == {"x"}
+    assert is_weight(node_of(after, "kernel"))
 
 
 def test_unused_inputs_stay() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorflow.core.framework.graph_pb2 import GraphDef
+from tensorflow.core.framework.node_def_pb2 import NodeDef
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from tests.passes.tf.spliced_graphs import (
@@ -28,6 +30,8 @@ from tf_opt.passes.tf.graph_view import GraphView
 from tf_opt.passes.tf.pass_base import Border
 from tf_opt.passes.tf.segment import segment_graph
 from tf_opt.passes.tf.splice import EngineNode, splice_segments
+from tf_opt.tensor_info import TensorInfo
+from tf_opt.weights import attach_weights, detach_weights, is_weight
 
 SHAPE = (4, 4)
 BERT_LAYERS = 2
@@ -134,6 +138,34 @@ def test_weight_shared_by_two_segments_is_one_node() -> None:
     segmentation, spliced = check_splice(graph.as_graph_def(), ["y:0"], {"x": value()}, is_supported=unless("Sin"))
     assert [[info.name for info in segment.weights] for segment in segmentation.segments] == [["weight:0"]] * 2
     assert [list(node.input) for node in engine_nodes(spliced)] == [["x", "weight"], ["Sin", "weight"]]
+
+
+def test_engine_reads_derived_weights_and_the_fallback_its_own() -> None:
+    with v1_graph() as graph:
+        x = v1.placeholder(tf.float32, SHAPE, name="x")
+        first = tf.matmul(x, tf.constant(value(3), name="weight"))
+        tf.add(tf.matmul(first, tf.constant(value(4), name="other")), 1.0, name="y")
+    light, store = detach_weights(graph.as_graph_def(), 4)
+    segmentation = segment_graph(light, Border(("x",), ("y:0",)), is_supported=everything, minimum_segment_size=1)
+    (segment,) = segmentation.segments
+    derived = TensorInfo(name="tf_opt_segment_0/weight_0:0", dtype="int8", shape=SHAPE)
+    other = next(info for info in segment.weights if info.name == "other:0")
+    engine = EngineNode(segment=segment, runtime="none", engine=b"engine", weights=(derived, other))
+    spliced = splice_segments(light, [engine])
+    nodes = nodes_by_name(spliced)
+    # The engine's own weights come first, in the order of its `weight_<i>`; then what only the fallback reads.
+    assert list(nodes["tf_opt_segment_0"].input) == ["x", "tf_opt_segment_0/weight_0", "other", "weight"]
+    assert is_weight(nodes["tf_opt_segment_0/weight_0"])
+    assert nodes["tf_opt_segment_0/weight_0"].attr["dtype"].type == tf.int8.as_datatype_enum
+    constant = NodeDef(name="tf_opt_segment_0/weight_0", op="Const")
+    constant.attr["dtype"].type = tf.int8.as_datatype_enum
+    constant.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(np.ones(SHAPE, np.int8)))
+    runnable = with_fallback_calls(attach_weights(spliced, store.extended({constant.name: constant})))
+    (expected,) = run(graph.as_graph_def(), {"x": value()}, ["y:0"])
+    np.testing.assert_allclose(run(runnable, {"x": value()}, ["y:0"])[0], expected, rtol=1e-5)
+
+    alone = splice_segments(light, [replace(engine, keep_fallback=False)])
+    assert list(nodes_by_name(alone)["tf_opt_segment_0"].input) == ["x", "tf_opt_segment_0/weight_0", "other"]
 
 
 def test_control_edges_are_kept() -> None:

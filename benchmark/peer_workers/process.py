@@ -1,0 +1,125 @@
+"""The driver's side of a worker."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from peer_workers.catalog import PeerSpec
+
+BENCHMARK_FOLDER = Path(__file__).resolve().parents[1]
+
+ANSWER_SECONDS = 1800.0
+"""Longer than anything takes that still makes sense to wait for: calibration, compilation, or a run."""
+
+
+class WorkerError(RuntimeError):
+    """A worker failed at what it was asked for, or is gone."""
+
+
+class PeerUnavailableError(RuntimeError):
+    """A peer cannot run here; the message is the reason."""
+
+
+class Worker:
+    """A running worker; a context manager."""
+
+    def __init__(self, spec: PeerSpec, interpreter: Path, threads: int, log: Path) -> None:
+        """Starts the process.
+
+        Args:
+            spec: The peer.
+            interpreter: Python of its environment.
+            threads: Threads that its libraries may use.
+            log: File for what it prints.
+        """
+        self.spec = spec
+        self._log = log
+        log.parent.mkdir(parents=True, exist_ok=True)
+        variables = {
+            "PYTHONPATH": str(BENCHMARK_FOLDER),
+            "OMP_NUM_THREADS": str(threads),
+            "TF_CPP_MIN_LOG_LEVEL": "2",
+            "HF_HUB_OFFLINE": "1",
+            **spec.variables,
+        }
+        with log.open("w") as file:
+            self._process = subprocess.Popen(
+                [str(interpreter), "-m", f"peer_workers.{spec.module}"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=file,
+                cwd=BENCHMARK_FOLDER,
+                env={**os.environ, **variables},
+            )
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
+        """Sends a request of protocol.py and returns the answer.
+
+        Raises:
+            PeerUnavailableError: The peer cannot run here.
+            WorkerError: It failed, or did not answer in time.
+        """
+        stdin, stdout = self._process.stdin, self._process.stdout
+        try:
+            if stdin is None or stdout is None:
+                raise BrokenPipeError
+            stdin.write(json.dumps({"do": do, **arguments}).encode() + b"\n")
+            stdin.flush()
+            # One answer for one request, so nothing can be waiting in Python's buffer beside the pipe.
+            if not select.select([stdout], [], [], ANSWER_SECONDS)[0]:
+                self._process.kill()
+                raise WorkerError(
+                    f"{self.spec.name} did not answer {do!r} within {ANSWER_SECONDS:.0f} s; see {self._log}"
+                )
+            line = stdout.readline()
+        except BrokenPipeError:
+            line = b""
+        if not line:
+            raise WorkerError(f"{self.spec.name} ended with status {self._process.wait()} at {do!r}; see {self._log}")
+        answer: dict[str, Any] = json.loads(line)
+        if "unavailable" in answer:
+            raise PeerUnavailableError(answer["unavailable"])
+        if "error" in answer:
+            raise WorkerError(f"{self.spec.name} failed at {do!r}: {answer['error']}; see {self._log}")
+        return answer
+
+    def close(self) -> None:
+        """Ends the process."""
+        if self._process.stdin is not None and not self._process.stdin.closed:
+            with contextlib.suppress(BrokenPipeError):  # It is gone already.
+                self._process.stdin.close()
+        try:
+            self._process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
+
+def interpreter_of(spec: PeerSpec, interpreters: Mapping[str, Path | str]) -> Path:
+    """Returns the Python of a peer's environment.
+
+    Raises:
+        PeerUnavailableError: There is none; `interpreters` has the reason in its place.
+    """
+    found = interpreters[spec.environment]
+    if isinstance(found, str):
+        raise PeerUnavailableError(found)
+    return found

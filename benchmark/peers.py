@@ -1,0 +1,433 @@
+"""BERT through TensorFlow, tf_opt, ONNX Runtime, OpenVINO and PyTorch, side by side: one set of weights, one run.
+
+Each peer is a worker process in the environment that it needs. The workers take turns, one run each in a random order
+in every round, so that noise of the machine hits all alike, and only one of them works at a time. Before anything is
+timed, every worker's outputs are compared with those of the original Session; one in fp32 that differs by more than
+1e-3 is left out, and the exit status is 1.
+
+    python benchmark/peers.py                                    # everything; takes about two hours on 2 cores
+    python benchmark/peers.py --peers 'tf_opt-*' openvino-fp32 --points 1x16 1x128 --rounds 9
+    python benchmark/peers.py --list
+
+The models and PyTorch's environment are made once, in build/peers (about 5 GB). plot_peers.py makes the plot and the
+table of the result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import plot_peers
+from bert_flops import bert_flops
+from peer_workers import schedule
+from peer_workers.catalog import ORIGINAL, PEERS, PeerSpec
+from peer_workers.model_files import model_folder, write_feeds
+from peer_workers.process import BENCHMARK_FOLDER, PeerUnavailableError, Worker, WorkerError, interpreter_of
+from peer_workers.protocol import OUTPUTS, cpu_flags, read_feeds
+from peer_workers.torch_environment import torch_interpreter
+
+from tf_opt.environment import describe_environment
+from tf_opt.files import write_text
+
+ROOT = BENCHMARK_FOLDER.parent
+POINTS = tuple((batch, sequence) for sequence in (16, 128, 384) for batch in (1, 8, 32))
+FP32_TOLERANCE = 1e-3
+
+TIMED_FEEDS = 4
+"""Different ids that take turns, so that nothing is timed on one set of constants."""
+
+LEAD_IN_BELOW_SECONDS = 0.3
+"""A run that is faster is preceded by one that is not timed: it brings the threads, and the caches that the worker
+before took over, back to where they are in a process that serves one request after the other."""
+
+PAUSE_SECONDS = 0.02
+"""Between two workers: the threads of some libraries wait for more work by spinning, for a few milliseconds."""
+
+SETTLE_SECONDS = 15.0
+"""How long a peer may run by itself at a new point before it is compared and timed."""
+
+RELEVANT_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8")
+RELEVANT_FLAGS += ("amx_bf16", "amx_fp16")
+
+
+class Run:
+    """One run of the benchmark: what is asked for, and what is found."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.arguments = arguments
+        self.folder = model_folder(arguments.folder, arguments.config)
+        self.points: list[tuple[int, int]] = arguments.points
+        self.specs = chosen(arguments.peers)
+        self.config: dict[str, Any] = {}
+        self.interpreters: dict[str, Path | str] = {}
+        self.left_out: dict[str, str] = {}
+        self.wrong: list[str] = []
+        self.peers: dict[str, dict[str, Any]] = {}
+        self.rows: list[dict[str, Any]] = []
+        self.ceilings: list[dict[str, Any]] = []
+        self.budget_left: float = arguments.budget_seconds
+        self.steps_left = 0
+
+    def execute(self) -> int:
+        """Does everything; returns the exit status."""
+        self.prepare_files()
+        self.ceilings.append(self.measured_ceilings())
+        others = [spec for spec in self.specs if spec.name != ORIGINAL]
+        original = next(spec for spec in PEERS if spec.name == ORIGINAL)
+        groups = schedule.groups_of(original, self.usable(others), self.at_once())
+        self.steps_left = len(groups) * len(self.points)
+        for number, group in enumerate(groups):
+            say(f"Group {number + 1} of {len(groups)}: {', '.join(spec.name for spec in group)}")
+            self.measure_group(number, group)
+            self.write()
+        self.ceilings.append(self.measured_ceilings())
+        content = self.write()
+        print(plot_peers.markdown(content))
+        if self.arguments.plot is not None:
+            plot_peers.plot(content, self.arguments.plot)
+        return int(bool(self.wrong))
+
+    def prepare_files(self) -> None:
+        """Writes the model in all forms, and makes PyTorch's environment, where they are missing."""
+        arguments = self.arguments
+        self.interpreters = {"main": Path(sys.executable), "torch": "no peer that needs PyTorch was asked for"}
+        # In a process of its own: the memory goes back to the machine.
+        code = f"from peer_workers.model_files import *; write_model(Path({str(self.folder)!r}), {arguments.config!r})"
+        if not (self.folder / "config.json").exists():
+            say("Writing the model for each peer (minutes, once)")
+            subprocess.run([sys.executable, "-c", code], cwd=BENCHMARK_FOLDER, check=True)
+        self.config = json.loads((self.folder / "config.json").read_text())
+        longest = max(sequence for _, sequence in self.points)
+        if longest > self.config["max_position_embeddings"]:
+            raise SystemExit(f"The model takes {self.config['max_position_embeddings']} tokens; a point has {longest}.")
+        for batch, sequence in self.points:
+            write_feeds(self.feeds(batch, sequence), self.config, batch, sequence, TIMED_FEEDS)
+        needs_torch = any(spec.environment == "torch" or spec.options.get("optimizer") for spec in self.specs)
+        if needs_torch and not arguments.no_torch:
+            say("Making the environment with PyTorch, where it is missing")
+            self.interpreters["torch"] = torch_interpreter(arguments.folder / "torch-venv")
+            self.export_from_torch()
+        elif needs_torch:
+            self.interpreters["torch"] = "--no-torch was given"
+
+    def export_from_torch(self) -> None:
+        """Has PyTorch export the model, which ONNX Runtime's optimizer then reads."""
+        interpreter = self.interpreters["torch"]
+        if isinstance(interpreter, str) or (self.folder / "torch.onnx").exists():
+            return
+        say("Exporting the model from PyTorch")
+        command = [str(interpreter), "-m", "peer_workers.torch_export", str(self.folder.resolve())]
+        environment = {**os.environ, "PYTHONPATH": str(BENCHMARK_FOLDER)}
+        subprocess.run(command, cwd=BENCHMARK_FOLDER, env=environment, check=True, stdout=sys.stderr)
+
+    def feeds(self, batch: int, sequence: int) -> Path:
+        """Returns the file of a point's feeds."""
+        return (self.folder / "feeds" / f"{batch}x{sequence}.npz").resolve()
+
+    def usable(self, specs: Sequence[PeerSpec]) -> list[PeerSpec]:
+        """Returns the peers whose workers can be started; notes why the others cannot."""
+        found = []
+        for spec in specs:
+            try:
+                interpreter_of(spec, self.interpreters)
+                found.append(spec)
+            except PeerUnavailableError as error:
+                self.leave_out(spec.name, str(error))
+        return found
+
+    def at_once(self) -> int:
+        """Returns how many workers may be there at a time."""
+        if self.arguments.at_once is not None:
+            return int(self.arguments.at_once)
+        # What the weights become in a worker (TensorFlow keeps up to four copies), and a GiB for the rest.
+        each = 4 * (self.folder / "weights.safetensors").stat().st_size + 2**30
+        return max(2, int(available_memory() * 0.9 // each))
+
+    def measured_ceilings(self) -> dict[str, Any]:
+        """Measures the ceilings in a process of its own."""
+        say("Measuring the rate of large matrix products")
+        command = [sys.executable, "matmul_ceiling.py", "--threads", str(self.arguments.threads)]
+        result = subprocess.run(
+            command, cwd=BENCHMARK_FOLDER, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        found: dict[str, Any] = json.loads(result.stdout)
+        return found
+
+    def measure_group(self, number: int, group: Sequence[PeerSpec]) -> None:
+        """Starts a group's workers and takes them through all points."""
+        workers: dict[str, Worker] = {}
+        try:
+            for spec in group:
+                try:
+                    workers[spec.name] = self.start(spec)
+                except PeerUnavailableError as error:
+                    self.leave_out(spec.name, str(error))
+                except WorkerError as error:
+                    self.fail(spec.name, str(error))
+            if ORIGINAL not in workers:
+                raise SystemExit(f"The original Session does not start: {self.left_out[ORIGINAL]}")
+            for batch, sequence in self.points:
+                self.measure_point(number, workers, batch, sequence)
+                self.steps_left -= 1
+        finally:
+            for worker in workers.values():
+                worker.close()
+
+    def start(self, spec: PeerSpec) -> Worker:
+        """Starts a worker and has it load the model."""
+        log = self.arguments.folder.resolve() / "logs" / f"{spec.name}.log"
+        worker = Worker(spec, interpreter_of(spec, self.interpreters), self.arguments.threads, log)
+        try:
+            started = time.perf_counter()
+            answer = worker.ask(
+                "load",
+                folder=str(self.folder.resolve()),
+                threads=self.arguments.threads,
+                points=self.points,
+                options=dict(spec.options),
+            )
+        except BaseException:
+            worker.close()
+            raise
+        seconds = round(time.perf_counter() - started, 1)
+        entry = self.peers.setdefault(spec.name, {"precision": spec.precision, "peak_resident_bytes": 0, "errors": {}})
+        entry.update(details=answer["details"], load_seconds=seconds)
+        say(f"  {spec.name} loaded in {seconds} s: {answer['details']}")
+        return worker
+
+    def measure_point(self, number: int, workers: dict[str, Worker], batch: int, sequence: int) -> None:
+        """Compares all workers with the original at one point, then times them in turns."""
+        estimates: dict[str, float] = {}
+        reference: dict[str, Any] = {}
+        for name in list(workers):
+            try:
+                estimates[name], outputs = self.outputs(workers[name], batch, sequence)
+                reference = outputs if name == ORIGINAL else reference
+                if self.differs(name, outputs, reference, batch, sequence):
+                    workers.pop(name).close()
+                    continue
+                # The first run may have compiled something; this one tells how long the others will take.
+                estimates[name] = workers[name].ask("run", feed="0", lead_in=0)["seconds"]
+            except WorkerError as error:
+                self.fail(name, f"at {batch}×{sequence}: {error}")
+                workers.pop(name).close()
+                if name == ORIGINAL:
+                    raise SystemExit(str(error)) from error
+        times = self.timed(workers, {name: estimates[name] for name in workers})
+        flops = bert_flops(self.config, batch, sequence)
+        original = float(np.median(times[ORIGINAL]))
+        for name, seconds in times.items():
+            median = float(np.median(seconds))
+            self.rows.append(
+                {
+                    "peer": name,
+                    "precision": self.peers[name]["precision"],
+                    "group": number,
+                    "batch": batch,
+                    "sequence": sequence,
+                    "runs": len(seconds),
+                    "median": median,
+                    "p95": float(np.percentile(seconds, 95)),
+                    "minimum": min(seconds),
+                    "ratio_to_original": original / median,
+                    "gflops": flops / median / 1e9,
+                }
+            )
+            resident = workers[name].ask("memory")["bytes"]
+            self.peers[name]["peak_resident_bytes"] = max(resident, self.peers[name]["peak_resident_bytes"])
+        medians = ", ".join(f"{name} {1e3 * float(np.median(seconds)):.4g}" for name, seconds in times.items())
+        say(f"  {batch}×{sequence}, medians of {len(times[ORIGINAL])} runs in ms: {medians}")
+
+    def outputs(self, worker: Worker, batch: int, sequence: int) -> tuple[float, dict[str, Any]]:
+        """Prepares a worker for a point; returns the seconds of its first run, and its outputs for the check."""
+        settle = self.arguments.settle_seconds
+        worker.ask("point", feeds=str(self.feeds(batch, sequence)), seconds_to_settle=settle)
+        path = self.folder.resolve() / "outputs" / f"{worker.spec.name}.npz"
+        path.parent.mkdir(exist_ok=True)
+        seconds = worker.ask("outputs", feed="check", path=str(path))["seconds"]
+        with np.load(path) as file:
+            found = {name: file[name] for name in OUTPUTS}
+        path.unlink()
+        return seconds, found
+
+    def differs(
+        self, name: str, outputs: Mapping[str, Any], reference: Mapping[str, Any], batch: int, sequence: int
+    ) -> bool:
+        """Notes a peer's error against the original at real tokens; returns whether it disqualifies the peer."""
+        mask = read_feeds(str(self.feeds(batch, sequence)))["check"]["attention_mask"] > 0
+        error, cosine = output_error(outputs, reference, mask)
+        self.peers[name]["errors"][f"{batch}x{sequence}"] = {"maximum_absolute": error, "minimum_cosine": cosine}
+        # Written so that NaN is too much as well.
+        if self.peers[name]["precision"] != "fp32" or error <= FP32_TOLERANCE:
+            return False
+        self.fail(name, f"at {batch}×{sequence} its outputs are off by {error:.3g}; allowed are {FP32_TOLERANCE:g}")
+        return True
+
+    def timed(self, workers: Mapping[str, Worker], estimates: Mapping[str, float]) -> dict[str, list[float]]:
+        """Times the workers in turns; returns seconds by peer."""
+        lead_in = {name: int(seconds < LEAD_IN_BELOW_SECONDS) for name, seconds in estimates.items()}
+        a_round = sum(seconds * (1 + lead_in[name]) + PAUSE_SECONDS for name, seconds in estimates.items())
+        rounds = schedule.rounds_within(self.budget_left, self.steps_left, a_round, self.arguments.rounds)
+        started = time.perf_counter()
+        times: dict[str, list[float]] = {name: [] for name in workers}
+        for number, order in enumerate(schedule.orders(list(workers), rounds, self.arguments.seed)):
+            for name in order:
+                feed = str(number % TIMED_FEEDS)
+                times[name].append(workers[name].ask("run", feed=feed, lead_in=lead_in[name])["seconds"])
+                time.sleep(PAUSE_SECONDS)
+        self.budget_left -= time.perf_counter() - started
+        return times
+
+    def leave_out(self, name: str, reason: str) -> None:
+        """Notes why a peer is not measured."""
+        self.left_out[name] = reason
+        say(f"  {name} is left out: {reason}")
+
+    def fail(self, name: str, reason: str) -> None:
+        """Notes that a peer should have worked, and did not."""
+        self.wrong.append(name)
+        self.leave_out(name, reason)
+
+    def write(self) -> dict[str, Any]:
+        """Writes what is known so far; returns it."""
+        ceilings = {
+            precision: max((each["gflops"][precision] or 0.0 for each in self.ceilings), default=0.0) or None
+            for precision in ("fp32", "bf16", "int8")
+        }
+        for row in self.rows:
+            ceiling = ceilings.get(row["precision"])
+            row["share_of_ceiling"] = None if ceiling is None else row["gflops"] / ceiling
+        content = {
+            "command": " ".join(["python", "benchmark/peers.py", *sys.argv[1:]]),
+            "environment": {
+                **describe_environment(),
+                "cpu_flags": [flag for flag in RELEVANT_FLAGS if flag in cpu_flags()],
+                "threads": self.arguments.threads,
+            },
+            "model": {"differs_from_bert_base": self.arguments.config, "hidden_size": self.config["hidden_size"]},
+            "matmul_gflops": ceilings,
+            "matmul_gflops_each_time": [each["gflops"] for each in self.ceilings],
+            "no_ceiling": self.ceilings[0]["reasons"],
+            "gflop": {f"{b}x{s}": bert_flops(self.config, b, s) / 1e9 for b, s in self.points},
+            "left_out": self.left_out,
+            "peers": self.peers,
+            "rows": self.rows,
+        }
+        write_text(self.arguments.output, json.dumps(content, indent=1) + "\n")
+        return content
+
+
+def output_error(
+    outputs: Mapping[str, Any], reference: Mapping[str, Any], mask: np.ndarray[Any, Any]
+) -> tuple[float, float]:
+    """Returns the largest absolute difference, and the lowest cosine of any row, over both outputs.
+
+    Args:
+        outputs: Arrays [batch, sequence, hidden] and [batch, hidden] by name.
+        reference: What they should be.
+        mask: Booleans [batch, sequence]; positions without a token do not count.
+    """
+    error, cosine = 0.0, 1.0
+    for name, expected in reference.items():
+        found = np.asarray(outputs[name], np.float64)
+        wanted = np.asarray(expected, np.float64)
+        if found.shape != wanted.shape:
+            return float("inf"), -1.0
+        if wanted.ndim == 3:
+            found, wanted = found * mask[..., None], wanted * mask[..., None]
+        error = max(error, float(np.abs(found - wanted).max())) if np.isfinite(found).all() else float("inf")
+        for left, right in zip(found, wanted, strict=True):
+            product = np.linalg.norm(left) * np.linalg.norm(right)
+            cosine = min(cosine, float(np.vdot(left, right) / product) if product else -1.0)
+    return error, cosine
+
+
+def available_memory() -> int:
+    """Returns how many bytes the machine can still give to processes."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def chosen(patterns: Sequence[str]) -> list[PeerSpec]:
+    """Returns the peers that match any pattern, in the order of the catalog; the original is always among them.
+
+    Raises:
+        SystemExit: A pattern matches none.
+    """
+    for pattern in patterns:
+        if not fnmatch.filter([spec.name for spec in PEERS], pattern):
+            raise SystemExit(f"No peer is called {pattern!r}. There are: {', '.join(spec.name for spec in PEERS)}.")
+    wanted = [*patterns, ORIGINAL]
+    return [spec for spec in PEERS if any(fnmatch.fnmatchcase(spec.name, pattern) for pattern in wanted)]
+
+
+def say(text: str) -> None:
+    """Prints progress to standard error: standard output has the table alone."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def point(text: str) -> tuple[int, int]:
+    """Reads "8x128"."""
+    batch, _, sequence = text.replace("×", "x").partition("x")
+    if not (batch.isdigit() and sequence.isdigit() and int(batch) and int(sequence)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no point; expected batch and sequence as in 8x128")
+    return int(batch), int(sequence)
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peers", nargs="+", default=["*"], metavar="NAME", help="names or patterns")
+    parser.add_argument("--points", nargs="+", type=point, default=list(POINTS), metavar="BxS")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of each peer")
+    parser.add_argument("--rounds", type=int, default=30, help="most rounds of a point")
+    parser.add_argument(
+        "--budget-seconds",
+        type=float,
+        default=1800.0,
+        help="for all timed rounds together; loading, compiling and comparing come on top, and so do the 3 rounds that "
+        "each point gets in any case",
+    )
+    parser.add_argument("--settle-seconds", type=float, default=SETTLE_SECONDS, help="of each peer at each point")
+    parser.add_argument("--at-once", type=int, help="most workers at a time (default: what fits into memory)")
+    parser.add_argument("--config", type=json.loads, default={}, help="JSON of what differs from BERT-base")
+    parser.add_argument("--folder", type=Path, default=ROOT / "build" / "peers", help="for models and environments")
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmark" / "results" / "peers.json")
+    parser.add_argument("--plot", type=Path, help="also write the plot to this .svg or .png")
+    parser.add_argument("--no-torch", action="store_true", help="make no environment with PyTorch")
+    parser.add_argument("--seed", type=int, default=0, help="of the order in each round")
+    parser.add_argument("--list", action="store_true", help="list the peers and stop")
+    parsed = parser.parse_args(arguments)
+    if parsed.at_once is not None and parsed.at_once < 2:
+        parser.error("--at-once must be at least 2: the original and one other")
+    if parsed.rounds < schedule.MINIMUM_ROUNDS:
+        parser.error(f"--rounds must be at least {schedule.MINIMUM_ROUNDS}")
+    # From few tokens to many: what small points leave of the budget goes to the large ones.
+    parsed.points = sorted(dict.fromkeys(parsed.points), key=lambda each: (each[0] * each[1], each))
+    return parsed
+
+
+def main() -> int:
+    """Runs the benchmark."""
+    arguments = parse()
+    if arguments.list:
+        for spec in PEERS:
+            print(f"{spec.name:24}{spec.precision}")
+        return 0
+    return Run(arguments).execute()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""Judges the outputs of an optimized graph by the tolerance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+from tf_opt.comparison import Comparison
+from tf_opt.feeds import Array
+from tf_opt.tolerance import Accuracy, Tolerance, objection, worst_metric
+
+Run: TypeAlias = Callable[[Mapping[str, Array]], dict[str, Array]]
+"""From a feed to outputs, both by tensor name."""
+
+
+class JudgedOutputs:
+    """Both sides of a comparison, with the user's metric taken of each feed on the way."""
+
+    def __init__(self, original: Run, optimized: Run, tolerance: Tolerance | None) -> None:
+        """Wraps the functions that run each side; without a tolerance nothing but the comparison counts."""
+        self._original = original
+        self._optimized = optimized
+        self._tolerance = tolerance
+        self._latest: dict[str, Array] = {}
+        self._metrics: list[float] = []
+
+    def run_original(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        """Runs the original; to be called before `run_optimized` for each feed."""
+        self._latest = self._original(feed)
+        return self._latest
+
+    def run_optimized(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        """Runs the optimized graph on the feed that the original ran on last."""
+        outputs = self._optimized(feed)
+        if self._tolerance is not None and self._tolerance.metric is not None:
+            self._metrics.append(float(self._tolerance.metric(self._latest, outputs)))
+        return outputs
+
+    def accuracy(self, comparison: Comparison) -> Accuracy:
+        """Returns what the whole comparison showed."""
+        cosines = [output.minimum_cosine for output in comparison.outputs if output.minimum_cosine is not None]
+        return Accuracy(
+            maximum_absolute=max(output.maximum_absolute for output in comparison.outputs),
+            cosine=min(cosines, default=None),
+            metric=None if self._tolerance is None else worst_metric(self._tolerance, self._metrics),
+        )
+
+
+def outside_tolerance(comparison: Comparison, accuracy: Accuracy, tolerance: Tolerance | None) -> str:
+    """Returns what is wrong with the outputs; empty where they are within tolerance."""
+    for output in comparison.outputs:
+        if output.problem or (tolerance is None and not output.passed):
+            found = output.problem or (
+                f"{output.mismatched} of {output.elements} elements differ, by up to {output.maximum_absolute:.3g} "
+                f"at {list(output.worst_index or ())} of feed {output.worst_feed}"
+            )
+            return (
+                f"outside tolerance at output {output.key}: {found}; allowed are rtol {comparison.rtol:g} and atol "
+                f"{comparison.atol:g}"
+            )
+    found = "" if tolerance is None else objection(tolerance, accuracy)
+    return f"outside tolerance: {found}" if found else ""

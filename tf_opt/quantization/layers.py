@@ -1,0 +1,227 @@
+"""Finds what can be quantized: matrix products of something that changes with a constant matrix.
+
+A layer is known by its position among the graph's nodes as well as by its name, because names differ between two
+exports of the same graph, and results are kept from one to the next.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import onnx_ir as ir
+
+from tf_opt.quantization.settings import QuantizationSettings
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+_CONSTANT_OPS = frozenset({"Concat", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+"""Operators through which a weight is followed: they move values, and what they make of constants is constant."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """A matrix product that can be quantized.
+
+    Attributes:
+        position: Index of the node in the graph.
+        name: The node's name, or its output's where it has none; unique in the graph.
+        node: The node.
+        activation: What changes from run to run, [..., K].
+        weight: The constant matrix, [K, N], or [N, K] where `transposed`.
+        transposed: Whether the weight's rows are the output channels.
+        shape: (K, N).
+        bias: The constant [N] that is added to the product; None where nothing is.
+        bias_node: The node that adds it.
+    """
+
+    position: int
+    name: str
+    node: ir.Node
+    activation: ir.Value
+    weight: ir.Value
+    transposed: bool
+    shape: tuple[int, int]
+    bias: ir.Value | None = None
+    bias_node: ir.Node | None = None
+
+    @property
+    def channel_axis(self) -> int:
+        """The weight's axis of output channels."""
+        return 0 if self.transposed else 1
+
+    def matrix(self) -> Array:
+        """Returns the weight's values as [K, N]."""
+        values = constant_array(self.weight)
+        return values.T if self.transposed else values
+
+
+@dataclass(frozen=True, kw_only=True)
+class SkippedLayer:
+    """A node that stays in floating point, and why."""
+
+    name: str
+    reason: str
+
+
+def find_layers(model: ir.Model, settings: QuantizationSettings) -> tuple[list[Layer], list[SkippedLayer]]:
+    """Returns the matrix products to quantize, in the graph's order, and those that stay in floating point.
+
+    Args:
+        model: A segment in canonical form or as it was exported.
+        settings: Denied operators and nodes; the smallest weight.
+    """
+    layers: list[Layer] = []
+    skipped: list[SkippedLayer] = []
+    names = Counter(node.name for node in model.graph)
+    for position, node in enumerate(model.graph):
+        if node.domain or node.op_type not in ("MatMul", "Gemm"):
+            continue
+        name = node.name if node.name and names[node.name] == 1 else str(node.outputs[0].name)
+        found = _layer(position, name, node)
+        reason = found if isinstance(found, str) else _denial(found, settings)
+        if isinstance(found, Layer) and not reason:
+            layers.append(found)
+        else:
+            skipped.append(SkippedLayer(name=name, reason=reason))
+    return layers, skipped
+
+
+def has_convolutions(model: ir.Model) -> bool:
+    """Whether there is a convolution with a constant kernel."""
+    return any(not node.domain and node.op_type == "Conv" and is_constant(node.inputs[1]) for node in model.graph)
+
+
+def denial(name: str, op: str, settings: QuantizationSettings) -> str:
+    """Returns why the settings keep a node in floating point; empty where they do not."""
+    if op in settings.denied_ops:
+        return f"{op} is in denied_ops"
+    pattern = next((each for each in settings.denied_nodes if fnmatch.fnmatchcase(name, each)), None)
+    return "" if pattern is None else f"{pattern!r} is in denied_nodes"
+
+
+def groups_of(layers: Sequence[Layer]) -> list[list[Layer]]:
+    """Returns the layers that read the same tensor together: its quantized form is computed once for all of them."""
+    groups: dict[ir.Value, list[Layer]] = {}
+    for layer in layers:
+        groups.setdefault(layer.activation, []).append(layer)
+    return list(groups.values())
+
+
+def is_constant(value: ir.Value | None) -> bool:
+    """Whether a value is the same in each run: an initializer, or one that was only moved about."""
+    if value is None:
+        return False
+    if value.is_initializer():
+        return not value.is_graph_input()
+    node = value.producer()
+    if node is None or node.domain:
+        return False
+    if node.op_type == "Constant":
+        return True
+    return node.op_type in _CONSTANT_OPS and all(is_constant(each) for each in node.inputs)
+
+
+def constant_array(value: ir.Value) -> Array:
+    """Returns the values of a constant; see `is_constant`. What is big is read anew each time."""
+    if value.is_initializer() and value.const_value is not None:
+        return value.const_value.numpy()
+    node = value.producer()
+    if node is None:
+        raise ValueError(f"{value.name!r} is no constant.")
+    if node.op_type == "Constant":
+        tensor = ir.convenience.get_const_tensor(value)
+        if tensor is None:
+            raise ValueError(f"The constant {value.name!r} holds no tensor.")
+        return tensor.numpy()
+    arrays = [constant_array(each) for each in node.inputs if each is not None]
+    return _moved(node, arrays)
+
+
+def _moved(node: ir.Node, arrays: Sequence[Array]) -> Array:
+    values = arrays[0]
+    if node.op_type == "Concat":
+        return np.concatenate(arrays, axis=node.attributes["axis"].as_int())
+    if node.op_type == "Transpose":
+        permutation = node.attributes.get("perm")
+        return np.transpose(values, None if permutation is None else permutation.as_ints())
+    if node.op_type == "Reshape":
+        target = [values.shape[axis] if size == 0 else int(size) for axis, size in enumerate(arrays[1])]
+        return values.reshape(target)
+    if node.op_type == "Unsqueeze":
+        return np.expand_dims(values, tuple(int(axis) for axis in arrays[1]))
+    if node.op_type == "Squeeze":
+        return np.squeeze(values, tuple(int(axis) for axis in arrays[1]) if len(arrays) > 1 else None)
+    return values
+
+
+def _layer(position: int, name: str, node: ir.Node) -> Layer | str:
+    """Returns what is to be known of a product, or why it cannot be quantized."""
+    activation, weight = node.inputs[0], node.inputs[1]
+    if activation is None or weight is None:
+        return "an input is missing"
+    if not is_constant(weight):
+        changing = "only its first input is constant" if is_constant(activation) else "both inputs change"
+        return f"{changing}, and only products with a constant second matrix are quantized"
+    if is_constant(activation):
+        return "both inputs are constant"
+    if activation.dtype not in (None, ir.DataType.FLOAT) or weight.dtype not in (None, ir.DataType.FLOAT):
+        return f"its inputs are {activation.dtype} and {weight.dtype}, not FLOAT"
+    shape = _shape_of(weight)
+    if shape is None or len(shape) != 2:
+        return "its weight is no matrix"
+    transposed = False
+    if node.op_type == "Gemm":
+        numbers = {key: attribute.value for key, attribute in node.attributes.items()}
+        if numbers.get("transA", 0) or numbers.get("alpha", 1.0) != 1.0 or numbers.get("beta", 1.0) != 1.0:
+            return "it is a Gemm with transA, alpha or beta"
+        transposed = bool(numbers.get("transB", 0))
+    columns = shape[0] if transposed else shape[1]
+    bias, bias_node = _bias(node, columns)
+    return Layer(
+        position=position,
+        name=name,
+        node=node,
+        activation=activation,
+        weight=weight,
+        transposed=transposed,
+        shape=(shape[1], shape[0]) if transposed else (shape[0], shape[1]),
+        bias=bias,
+        bias_node=bias_node,
+    )
+
+
+def _shape_of(value: ir.Value) -> tuple[int, ...] | None:
+    if value.is_initializer() and value.const_value is not None:
+        return tuple(value.const_value.shape.numpy())
+    if value.shape is not None and value.shape.is_static():
+        return tuple(value.shape.numpy())
+    return tuple(constant_array(value).shape)
+
+
+def _bias(node: ir.Node, columns: int) -> tuple[ir.Value | None, ir.Node | None]:
+    """Returns the constant that is added to a product right behind it, and the node that adds it."""
+    candidates: list[tuple[ir.Value | None, ir.Node]] = []
+    if node.op_type == "Gemm":
+        candidates.append((node.inputs[2] if len(node.inputs) > 2 else None, node))
+    else:
+        product = node.outputs[0]
+        uses = list(product.uses())
+        if len(uses) == 1 and not product.is_graph_output() and uses[0].node.op_type == "Add":
+            add = uses[0].node
+            candidates.append((add.inputs[1 - uses[0].idx], add))
+    for value, adder in candidates:
+        if value is not None and is_constant(value) and _shape_of(value) == (columns,):
+            return value, adder
+    return None, None
+
+
+def _denial(layer: Layer, settings: QuantizationSettings) -> str:
+    elements = layer.shape[0] * layer.shape[1]
+    if elements < settings.minimum_weight_elements:
+        return f"its weight has {elements} elements, fewer than {settings.minimum_weight_elements}"
+    return denial(layer.name, layer.node.op_type, settings)

@@ -1,0 +1,291 @@
+"""From a segment of the graph to the ONNX model that an engine is built of, and to the candidate for adoption.
+
+    segment ── export ──► ONNX ── canonical passes ──► PreparedSegment ── precision ──► model ── build ──► Candidate
+
+A segment is prepared once; each precision that is tried starts from a copy of the prepared model, whose big constants
+are references.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import onnx_ir as ir
+import tensorflow as tf
+from tensorflow.core.framework import graph_pb2, node_def_pb2
+
+from tf_opt.adoption import Candidate
+from tf_opt.engines.base import EngineBackend, SegmentModel
+from tf_opt.errors import PassError, SkipPaddingError
+from tf_opt.export import export_segment
+from tf_opt.files import write_bytes
+from tf_opt.options import Options
+from tf_opt.passes.onnx.count_patterns import count_patterns
+from tf_opt.passes.onnx.pass_base import OnnxPass, OnnxPipeline
+from tf_opt.passes.onnx.pipeline import canonical_passes
+from tf_opt.passes.onnx.segment_weights import SegmentWeight, detach_segment, load_segment
+from tf_opt.passes.onnx.skip_padding import SkipPadding
+from tf_opt.passes.tf.extract import extract_segment
+from tf_opt.passes.tf.pass_base import Border, PassPipeline
+from tf_opt.passes.tf.pipeline import EXPORT_PASSES
+from tf_opt.passes.tf.segment import Segment
+from tf_opt.passes.tf.splice import EngineNode
+from tf_opt.report import SegmentReport
+from tf_opt.tensor_info import TensorInfo, node_name, tensor_name
+from tf_opt.weights import WeightStore
+
+Stage: TypeAlias = Callable[[str], AbstractContextManager[None]]
+"""Shows and times a stage of the work."""
+
+FloatingType: TypeAlias = Literal["fp32", "fp16", "bf16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedSegment:
+    """A segment in canonical form.
+
+    Attributes:
+        segment: The segment.
+        model: Canonical ONNX model; weights are initializers whose values are fetched on demand. Copy it to change it.
+        weights: The constants of the graph.
+        report: What is known of the segment so far.
+    """
+
+    segment: Segment
+    model: ir.Model = field(repr=False)
+    weights: WeightStore = field(repr=False)
+    report: SegmentReport
+
+
+class SegmentModels:
+    """Exports segments, brings them into canonical form, and builds engines of what was made of them."""
+
+    def __init__(
+        self,
+        options: Options,
+        backend: EngineBackend,
+        opset: int,
+        dump_dir: Path | None,
+        stage: Stage,
+        describe: Callable[[Segment, graph_pb2.GraphDef, WeightStore], SegmentReport],
+    ) -> None:
+        """Keeps what all segments share.
+
+        Args:
+            options: What the engine nodes get as attributes; strictness; the mask of padding.
+            backend: Builds the engines.
+            opset: ONNX opset of the exported segments.
+            dump_dir: Where segments are written; None writes nothing.
+            stage: Shows and times a stage.
+            describe: Returns the report of a segment before anything is built.
+        """
+        self._options = options
+        self._backend = backend
+        self._opset = opset
+        self._dump_dir = dump_dir
+        self._stage = stage
+        self._describe = describe
+
+    def prepare(self, light: graph_pb2.GraphDef, weights: WeightStore, segment: Segment) -> PreparedSegment:
+        """Exports a segment and brings it into canonical form.
+
+        Raises:
+            ExportError: The converter refuses a node.
+            PassError, SkipPaddingError: A pass failed or cannot skip padding, and `strict` is set.
+        """
+        with self._stage("export"):
+            started = time.perf_counter()
+            extracted = extract_segment(light, segment)
+            border = Border(
+                inputs=tuple(f"input_{i}" for i in range(len(segment.inputs))),
+                outputs=tuple(f"output_{i}:0" for i in range(len(segment.outputs))),
+            )
+            prepared = PassPipeline(EXPORT_PASSES).run(extracted, border)
+            exported = export_segment(
+                prepared, self._opset, len(segment.inputs), len(segment.weights), len(segment.outputs)
+            )
+            export_seconds = time.perf_counter() - started
+        if self._dump_dir is not None:
+            write_bytes(self._dump_dir / f"{segment.name}.pb", extracted.SerializeToString())
+            write_bytes(self._dump_dir / f"{segment.name}.onnx", exported.model.SerializeToString())
+
+        def load() -> ir.Model:
+            return load_segment(
+                exported.model,
+                segment.weights,
+                lambda index: weights.array(node_name(segment.weights[index].name)),
+            )
+
+        with self._stage("ONNX passes"):
+            mask = self._mask_of(light, segment)
+            readers = _readers_of_outputs(light, segment)
+            model, changes, notes = self._canonical(load, segment, mask, readers)
+        report = replace(
+            self._describe(segment, light, weights),
+            export_seconds=export_seconds,
+            onnx_pass_changes=changes,
+            patterns=count_patterns(model),
+            notes=notes,
+        )
+        return PreparedSegment(segment=segment, model=model, weights=weights, report=report)
+
+    def _canonical(
+        self, load: Callable[[], ir.Model], segment: Segment, mask: str | None, readers: Mapping[str, str]
+    ) -> tuple[ir.Model, Mapping[str, int], tuple[str, ...]]:
+        """Runs the passes; where one fails, the exported model is used as it is, and the report says so."""
+        target = self._backend.onnx_target
+        folder = None if self._dump_dir is None else self._dump_dir / f"{segment.name}_onnx"
+        notes: tuple[str, ...] = ()
+        if self._options.skip_padding is not None and mask is None:
+            notes = (
+                f"{segment.name} does not read the mask {self._options.skip_padding!r}, so no padding is skipped.",
+            )
+        while True:
+            model = load()
+            passes = canonical_passes(target, mask=mask)
+            try:
+                changes = OnnxPipeline(passes, dump_dir=folder).run(model)
+                _refuse_readers(passes, readers)
+                return model, changes, notes
+            except SkipPaddingError as error:
+                refusal: Exception = error
+            except PassError as error:
+                if not isinstance(error.__cause__, SkipPaddingError):
+                    if self._options.strict:
+                        raise
+                    return load(), {}, (*notes, f"{segment.name} was built without the ONNX passes: {error}")
+                refusal = error.__cause__
+            if self._options.strict:
+                raise refusal
+            notes = (*notes, f"Padding is not skipped in {segment.name}: {refusal}")
+            mask = None
+
+    def _mask_of(self, light: graph_pb2.GraphDef, segment: Segment) -> str | None:
+        """Returns the graph input that carries the attention mask: the user's input, as it is or with another dtype."""
+        if self._options.skip_padding is None:
+            return None
+        wanted = node_name(self._options.skip_padding)
+        nodes = {node.name: node for node in light.node}
+        for index, info in enumerate(segment.inputs):
+            name = node_name(info.name)
+            while name in nodes and _keeps_mask(nodes[name]):
+                name = node_name(nodes[name].input[0])
+            if name == wanted:
+                return f"input_{index}"
+        return None
+
+    def candidate(
+        self, prepared: PreparedSegment, model: ir.Model, *, precision: str, sixteen_bit: FloatingType = "fp32"
+    ) -> Candidate:
+        """Builds an engine.
+
+        Args:
+            prepared: The segment.
+            model: What the precision made of a copy of its model.
+            precision: What the report calls it.
+            sixteen_bit: A 16-bit type that the engine may compute in although the model does not state it.
+
+        Raises:
+            EngineBuildError: The backend refuses the model.
+        """
+        segment = prepared.segment
+        content, sources = detach_segment(model)
+        names = [info.name for info in segment.weights]
+        infos, derived = [], {}
+        for number, source in enumerate(sources):
+            if source.original is not None:
+                infos.append(segment.weights[source.original])
+                continue
+            name = _unused(f"{segment.name}/weight_{number}", names)
+            infos.append(TensorInfo(name=f"{name}:0", dtype=source.dtype, shape=source.shape))
+            derived[name] = _constant(name, source)
+        if self._dump_dir is not None:
+            write_bytes(self._dump_dir / f"{segment.name}_{precision}.onnx", content)
+        with self._stage("build"):
+            engine = self._backend.build(
+                SegmentModel(
+                    name=segment.name,
+                    model=content,
+                    inputs=segment.inputs,
+                    outputs=segment.outputs,
+                    weights=tuple(infos),
+                    weight_array=lambda index: sources[index].array(),
+                    sixteen_bit=sixteen_bit,
+                )
+            )
+        node = EngineNode(
+            segment=segment,
+            runtime=engine.runtime,
+            engine=engine.blob,
+            weights=tuple(infos),
+            maximum_cached_engines=self._options.maximum_cached_engines,
+            specialize_after=self._options.specialize_after,
+            keep_fallback=self._options.keep_fallback,
+        )
+        derived_bytes = sum(len(each.attr["value"].tensor.tensor_content) for each in derived.values())
+        report = replace(
+            prepared.report,
+            library=engine.library,
+            engine_bytes=len(engine.blob) + derived_bytes,
+            build_seconds=engine.build_seconds,
+            precision=precision,
+        )
+        return Candidate(node=node, report=report, derived_weights=derived)
+
+
+def _readers_of_outputs(light: graph_pb2.GraphDef, segment: Segment) -> dict[str, str]:
+    """Returns a node that computes with each `output_<i>` outside of the segment, for those that have one."""
+    inside = set(segment.nodes)
+    numbers = {info.name: f"output_{number}" for number, info in enumerate(segment.outputs)}
+    readers: dict[str, str] = {}
+    for node in light.node:
+        if node.name in inside or node.op == "Identity":
+            continue
+        for reference in node.input:
+            output = numbers.get(tensor_name(reference)) if not reference.startswith("^") else None
+            if output is not None:
+                readers[output] = f"{node.name} ({node.op})"
+    return readers
+
+
+def _refuse_readers(passes: Sequence[OnnxPass], readers: Mapping[str, str]) -> None:
+    """Raises where TensorFlow goes on computing with an output whose padded positions have become zero."""
+    for member in passes:
+        for output in member.changed_outputs if isinstance(member, SkipPadding) else ():
+            if output in readers:
+                raise SkipPaddingError(
+                    f"{readers[output]} reads values at padded positions outside of the engine, where they would be "
+                    "zero. Let it enter the engine too, or leave skip_padding out."
+                )
+
+
+def _keeps_mask(node: node_def_pb2.NodeDef) -> bool:
+    """Whether a node's output is zero exactly where its input is, with no more than dimensions of 1 added."""
+    if node.op == "Cast":
+        # A fraction cast to an integer may become zero.
+        return not tf.as_dtype(node.attr["SrcT"].type).is_floating or tf.as_dtype(node.attr["DstT"].type).is_floating
+    return node.op in ("Identity", "ExpandDims")
+
+
+def _unused(name: str, taken: list[str]) -> str:
+    while f"{name}:0" in taken:
+        name += "_"
+    return name
+
+
+def _constant(name: str, source: SegmentWeight) -> node_def_pb2.NodeDef:
+    """Returns the Const node that holds a derived weight."""
+    node = node_def_pb2.NodeDef(name=name, op="Const")
+    dtype = tf.as_dtype(source.dtype).as_datatype_enum
+    node.attr["dtype"].type = dtype
+    tensor = node.attr["value"].tensor
+    tensor.dtype = dtype
+    for size in source.shape:
+        tensor.tensor_shape.dim.add(size=size)
+    tensor.tensor_content = source.array().tobytes()
+    return node
