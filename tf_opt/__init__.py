@@ -21,9 +21,12 @@ if TYPE_CHECKING:
     from tf_opt.frozen_graph import FrozenGraph
     from tf_opt.optimizer import Tf2TrtOpt
     from tf_opt.options import Options
+    from tf_opt.quantization import QuantizationSettings
     from tf_opt.random_feeds import random_feeds
     from tf_opt.report import OptimizationReport
     from tf_opt.session import run
+    from tf_opt.specialization import specialize
+    from tf_opt.text_batches import restore_order, text_batches
     from tf_opt.tolerance import Tolerance
 
 __version__ = "0.1.0"
@@ -32,6 +35,7 @@ __all__ = [
     "FrozenGraph",
     "OptimizationReport",
     "Options",
+    "QuantizationSettings",
     "Tf2TrtOpt",
     "Tolerance",
     "__version__",
@@ -43,13 +47,17 @@ __all__ = [
     "freeze_saved_model",
     "load_graph_def",
     "random_feeds",
+    "restore_order",
     "run",
+    "specialize",
+    "text_batches",
 ]
 
 _MODULE_OF = {
     "FrozenGraph": "tf_opt.frozen_graph",
     "OptimizationReport": "tf_opt.report",
     "Options": "tf_opt.options",
+    "QuantizationSettings": "tf_opt.quantization",
     "Tf2TrtOpt": "tf_opt.optimizer",
     "Tolerance": "tf_opt.tolerance",
     "benchmark": "tf_opt.benchmarking",
@@ -59,7 +67,10 @@ _MODULE_OF = {
     "freeze_saved_model": "tf_opt.freeze",
     "load_graph_def": "tf_opt.freeze",
     "random_feeds": "tf_opt.random_feeds",
+    "restore_order": "tf_opt.text_batches",
     "run": "tf_opt.session",
+    "specialize": "tf_opt.specialization",
+    "text_batches": "tf_opt.text_batches",
 }
 
 

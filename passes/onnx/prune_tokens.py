@@ -13,7 +13,7 @@ from tf_opt.passes.onnx.pass_base import OnnxPass
 from tf_opt.passes.onnx.prune_tokens_rules import InputAxes, Selection, SliceShapes, input_axes, selected, sliced_target
 
 _MINIMUM_RANK = 3
-"""Slices of matrices and vectors are shape arithmetic, or rows of a batch."""
+"""Slices of vectors and matrices are shape arithmetic."""
 
 _WORTH_IT = frozenset(("Gemm", "MatMul"))
 """What has to be among the pruned nodes; without a product, moving a slice saves nothing."""

@@ -20,6 +20,7 @@ from tf_opt.passes.onnx.token_functions import MaskFunctions
 from tf_opt.passes.onnx.token_layout import Leading, TokenLayout
 from tf_opt.passes.onnx.token_rules import (
     ELEMENTWISE,
+    MASKED_BY,
     MICROSOFT_ELEMENTWISE,
     Scene,
     facts_of,
@@ -115,13 +116,10 @@ class Planner:
             return "positions"
         if leading == "pair" and dims == (self._layout.batch, 1) and missing == 0:
             return "rows"
-        # A constant of as many positions as the model is made for.
-        if (
-            leading == "pair"
-            and dims[0] == 1
-            and self._layout.shapes.size(dims[1]) == self._layout.shapes.size(target[1])
-        ):
-            return "positions" if self._layout.shapes.size(dims[1]) is not None else None
+        # A constant has as many positions as the model is made for.
+        size = self._layout.shapes.size(dims[-1])
+        if leading == "pair" and dims[0] == 1 and size is not None and size == self._layout.shapes.size(target[1]):
+            return "positions"
         return None
 
     def is_elementwise(self, node: ir.Node) -> bool:
@@ -242,10 +240,11 @@ class Planner:
         if any(each.rows is Rows.CHOSEN for each in facts):
             return False
         try:
-            facts_of(node, facts, self._scene)
+            result = facts_of(node, facts, self._scene)
         except SkipPaddingError:
             return False  # What is refused here is judged again, with the message, as a node of all positions.
-        return True
+        # What lowers padding is meant for a maximum or softmax over positions, which are to see it lowered.
+        return all(by > MASKED_BY for by in result.lowered.values())
 
     def _pack(self, node: ir.Node, leading: Leading) -> None:
         plan = self._plan

@@ -13,7 +13,7 @@ from typing import NoReturn, TypeAlias
 import onnx_ir as ir
 
 from tf_opt.errors import SkipPaddingError
-from tf_opt.passes.onnx.nodes import attribute, axes_of, constant, integers, optional_argument, scalar
+from tf_opt.passes.onnx.nodes import argument, attribute, axes_of, constant, integers, optional_argument, scalar
 from tf_opt.passes.onnx.token_facts import ORIGINAL, MaskFunction, PaddingFacts, Rows
 from tf_opt.passes.onnx.token_functions import MaskFunctions
 from tf_opt.passes.onnx.token_layout import TokenLayout, reshape_groups
@@ -57,11 +57,8 @@ class Scene:
     functions: MaskFunctions
 
     def rank(self, value: ir.Value | None) -> int:
-        """Returns a rank that has to be known; a node whose ranks are unknown is refused before it comes to a rule."""
-        rank = self.layout.shapes.rank(value)
-        if rank is None:
-            raise SkipPaddingError(f"The rank of {value.name if value is not None else 'an input'} is not known.")
-        return rank
+        """Returns a rank; rules are asked about nodes alone all of whose ranks are known."""
+        return self.layout.shapes.rank(value) or 0
 
     def mask_at(self, value: ir.Value | None, rank: int, output: ir.Value) -> MaskFunction | None:
         """Returns the function of the mask that an operand is, by the axes of the output that it is broadcast to."""
@@ -90,15 +87,8 @@ def mixing(node: ir.Node, facts: PaddingFacts, axes: Iterable[int], scene: Scene
     chosen = set(axes)
     if facts.wrong & chosen:
         refuse(node, "mixes the positions of a sequence, and nothing shows that padding has no part in the result.")
-    if not facts.is_original and scene.layout.batch_axis_of(_first(node)) in chosen:
+    if not facts.is_original and scene.layout.batch_axis_of(argument(node, 0)) in chosen:
         refuse(node, "mixes the rows of a batch.")
-
-
-def _first(node: ir.Node) -> ir.Value:
-    value = node.inputs[0]
-    if value is None:
-        refuse(node, "lacks its first input.")
-    return value
 
 
 def elementwise(node: ir.Node, seen: Sequence[PaddingFacts], scene: Scene) -> PaddingFacts:
@@ -288,11 +278,10 @@ def taken_axes(node: ir.Node, rank: int) -> tuple[int, ...] | None:
 
 
 def takes_one(node: ir.Node, rank: int) -> bool:
-    """Whether a Gather or Slice along one axis takes a single position, for each feed the same or a computed one."""
+    """Whether a Gather or Slice along one axis takes a single position that is known."""
     if node.op_type == "Gather":
         index = constant(node.inputs[1], 1)
-        scalars = node.inputs[1].shape if node.inputs[1] is not None else None
-        return (index is not None and index.size == 1) or (scalars is not None and len(scalars) == 0)
+        return index is not None and index.size == 1
     partial = [bounds for bounds in (slice_parameters(node, rank) or {}).values() if not is_whole(bounds)]
     if len(partial) != 1:
         return False
@@ -315,7 +304,8 @@ def slice_parameters(node: ir.Node, rank: int) -> dict[int, tuple[int, int, int]
         if optional_argument(node, 4) is not None:
             return None
         steps = (1,) * len(starts)
-    return {axis % rank: bounds for axis, *bounds in zip(axes, starts, ends, steps, strict=True)}  # type: ignore[misc]
+    bounds = zip(axes, starts, ends, steps, strict=True)
+    return {axis % rank: (start, end, step) for axis, start, end, step in bounds}
 
 
 def is_whole(bounds: tuple[int, int, int]) -> bool:

@@ -56,8 +56,9 @@ class HeldTensor:
         self.id = int(hold(dtype, dimensions, len(shape), ctypes.byref(data), ctypes.byref(size)))
         if self.id == 0:
             raise MemoryError(f"Cannot hold a tensor of {math.prod(shape)} elements of TensorFlow's type {dtype} in memory.")
-        memory = (ctypes.c_uint8 * size.value).from_address(data.value) if size.value else (ctypes.c_uint8 * 0)()
-        self.bytes: np.ndarray[Any, np.dtype[np.uint8]] = np.frombuffer(memory, dtype=np.uint8)
+        # TensorFlow gives a tensor without elements no memory.
+        memory = (ctypes.c_uint8 * size.value).from_address(data.value or 0)
+        self.bytes: np.ndarray[Any, np.dtype[np.uint8]] = np.ctypeslib.as_array(memory)
         self.close = weakref.finalize(self, functions.TfOptReleaseTensor, self.id)
         # A process that ends frees its memory anyway, and the library may be gone by then.
         self.close.atexit = False

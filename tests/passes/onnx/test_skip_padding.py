@@ -40,7 +40,7 @@ def test_products_see_real_tokens_only():
     assert len(products) == PRODUCTS
     proto = ir.serde.serialize_model(packed)
     names = [str(node.outputs[0].name) for node in products]
-    proto.graph.output.extend(onnx.helper.make_tensor_value_info(name, 1, None) for name in names)
+    proto.graph.output.extend(onnx.helper.make_tensor_value_info(name, 1, [1, "T", "N"]) for name in names)
     session = session_of(ir.serde.deserialize_model(proto))
     for kind, mask in masks(3, 7):
         results = session.run(names, feed_of(packed, mask))
@@ -183,22 +183,7 @@ def test_raw_layer_normalization_and_gelu():
 def test_graph_outputs_on_the_way():
     """Packed tensors and attention weights that are fetched: 0 where the position is padding."""
     model = encoder(RESIDUAL, outputs="float[B, S, 8] y, float[B, S, 8] q, float[B, 2, S, S] weights")
-    packed = pack(model, compares=("tokens", "tokens", "rows"), shapes=[(1, 5), (2, 8)], products=PRODUCTS)
-    for kind, mask in masks(3, 7):
-        weights = session_of(packed).run(None, feed_of(model, mask))[2]
-        assert not weights.swapaxes(1, 2)[mask == 0].any(), kind
-
-
-def test_attention_weights_are_right_where_the_query_is_real():
-    model = encoder(RESIDUAL, outputs="float[B, 2, S, S] weights")
-    packed = pack_without_check(model)
-    for _, mask in masks(3, 7):
-        feed = feed_of(model, mask)
-        (expected,), (actual,) = session_of(model).run(None, feed), session_of(packed).run(None, feed)
-        real = mask.astype(bool)
-        np.testing.assert_allclose(
-            actual.swapaxes(1, 2)[real], expected.swapaxes(1, 2)[real], atol=1e-6, err_msg=str(mask)
-        )
+    pack(model, compares=("tokens", "tokens", "queries"), products=PRODUCTS)
 
 
 def pack_without_check(model: ir.Model) -> ir.Model:
@@ -239,12 +224,11 @@ def test_first_token():
 
 
 def test_first_token_by_a_slice_of_several_axes():
-    ends = "part = Slice(narrow, starts, ends, axes) y = Squeeze(part, axis_1)"
     model = encoder(
-        ends,
+        "part = Slice(narrow, from, to, axes) y = Squeeze(part, axis_1)",
         outputs="float[B, 8] y",
-        starts=np.array([0, 0, 0], np.int64),
-        ends=np.array([2**31 - 1, 1, 2**31 - 1], np.int64),
+        **{"from": np.array([0, 0, 0], np.int64)},
+        to=np.array([2**31 - 1, 1, 2**31 - 1], np.int64),
         axes=np.array([0, 1, -1], np.int64),
         axis_1=np.array([1], np.int64),
     )
@@ -254,7 +238,7 @@ def test_first_token_by_a_slice_of_several_axes():
 def test_first_token_of_what_attention_returns():
     ends = "first = Gather<axis=1>(joined, index) y = Tanh(first)"
     model = encoder(ends, outputs="float[B, 8] y", index=np.array(0, np.int64))
-    packed = pack(model, compares=("first",), products=3)
+    packed = pack(model, compares=("first",), products=PRODUCTS)
     mask = np.array([[0, 1, 1], [1, 1, 0]])
     (result,) = session_of(packed).run(None, feed_of(model, mask))
     assert not result[0].any()
@@ -270,18 +254,12 @@ def test_mean_over_the_tokens():
         bounded = Max(count, one)
         y = Div(total, bounded)
     """
-    model = encoder(
-        ends, outputs="float[B, 8] y", last=np.array([2], np.int64), axis_1=np.array([1], np.int64)
-    )
+    model = encoder(ends, outputs="float[B, 8] y", last=np.array([2], np.int64), axis_1=np.array([1], np.int64))
     packed = pack(model, compares=("all",), products=PRODUCTS)
     assert "Where" in ops(packed)
 
 
 def test_maximum_over_the_tokens():
-    ends = """
-        column = Unsqueeze(real, last)
-        absent = Sub(one, column)
-    """
     ends = """
         column = Unsqueeze(real, last)
         gone = Sub(one, column)
@@ -311,7 +289,7 @@ def test_nothing_of_one_row_reaches_another():
 
 def test_mask_that_is_broadcast_to_the_batch():
     model = encoder(RESIDUAL, mask_type="int64[M, S]")
-    packed = pack(model, shapes=()) if False else pack_without_check(model)
+    packed = pack_without_check(model)
     random = np.random.default_rng(0)
     for mask in ([1, 1, 1, 1], [1, 1, 0, 0], [0, 1, 0, 1]):
         feed = {"x": random.normal(size=(3, 4, 8)).astype(np.float32), "mask": np.array([mask])}
@@ -362,7 +340,10 @@ def test_nothing_to_pack():
 
 
 REFUSED = {
-    "a convolution": ("t = Transpose<perm=[0, 2, 1]>(narrow) c = Conv<name='c', pads=[1, 1]>(t, kernel) y = Relu(c)", "Conv"),
+    "a convolution": (
+        "t = Transpose<perm=[0, 2, 1]>(narrow) c = Conv<name='c', pads=[1, 1]>(t, kernel) y = Relu(c)",
+        "Conv",
+    ),
     "a running sum": ("y = CumSum(narrow, axis)", "CumSum"),
     "a softmax over positions": ("y = Softmax<axis=1>(narrow)", "Softmax"),
     "a mean over all positions": ("y = ReduceMean<axes=[1], keepdims=1>(narrow)", "ReduceMean"),
@@ -385,7 +366,7 @@ def test_refuses_what_mixes_tokens(case):
     ends, op_type = REFUSED[case]
     model = encoder(
         ends.replace("name='c', ", ""),
-        outputs="float y" if False else "float[B, T, N] y",
+        outputs="float[B, T, N] y",
         axis=np.array(1, np.int64),
         axis_0=np.array([0], np.int64),
         axis_1=np.array([1], np.int64),
@@ -438,7 +419,7 @@ def test_refuses_attention_by_another_mask():
 
 def test_refuses_a_mask_that_is_none():
     model = encoder(RESIDUAL)
-    with pytest.raises(SkipPaddingError, match="no graph input 'input_mask'.*x, mask"):
+    with pytest.raises(SkipPaddingError, match=r"no graph input 'input_mask'.*x, mask"):
         SkipPadding("input_mask").run(model)
     with pytest.raises(SkipPaddingError, match="shape"):
         SkipPadding("x").run(model)

@@ -156,8 +156,9 @@ def pack(
         mask: Name of its mask.
         products: How many matrix products have to be packed; None for any number above 0.
         shapes: Batch and sequence of the feeds.
-        compares: What each output is: "tokens" (equal at real positions, 0 at padded ones), "first" (of the first
-            token: equal where that is real), "rows" (equal in every row with a token), "all" (equal everywhere).
+        compares: What each output is: "tokens" (equal at real positions, 0 at padded ones), "queries" (the same of
+            attention's weights), "first" (of the first token: equal where that is real), "rows" (equal in every row
+            with a token), "all" (equal everywhere).
         atol: Tolerance of equality.
     """
     full = [feed_of(model, np.ones(shape, np.int64), mask, seed) for seed, shape in enumerate(shapes)]
@@ -182,6 +183,8 @@ def _compare(
     where: str,
     atol: float,
 ) -> None:
+    if kind == "queries":
+        expected, actual, kind = expected.swapaxes(1, 2), actual.swapaxes(1, 2), "tokens"
     if kind == "tokens":
         np.testing.assert_allclose(actual[real], expected[real], atol=atol, rtol=1e-4, err_msg=where)
         assert not actual[~real].any(), where

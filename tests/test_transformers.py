@@ -1,0 +1,191 @@
+"""What is promised of transformers: all blocks are found, padding costs nothing, int8 keeps the meaning."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_opt
+
+ROOT = Path(__file__).resolve().parent
+sys.path.append(str(ROOT.parent / "examples" / "01_bert"))
+import bert_models
+
+LAYERS = 2
+CONFIG = {"vocab_size": 500, "hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 128}
+
+
+def bert() -> Any:
+    return bert_models.random_bert(num_hidden_layers=LAYERS, **CONFIG)
+
+
+def distilbert() -> Any:
+    from transformers import DistilBertConfig, TFDistilBertModel
+
+    model = TFDistilBertModel(DistilBertConfig(vocab_size=500, dim=64, n_layers=LAYERS, n_heads=4, hidden_dim=128))
+    model(model.dummy_inputs)
+    return model
+
+
+def electra() -> Any:
+    from transformers import ElectraConfig, TFElectraModel
+
+    model = TFElectraModel(ElectraConfig(embedding_size=32, num_hidden_layers=LAYERS, **CONFIG))
+    model(model.dummy_inputs)
+    return model
+
+
+def keras_hub_bert() -> Any:
+    import keras_hub
+
+    return keras_hub.models.BertBackbone(
+        vocabulary_size=500, num_layers=LAYERS, num_heads=4, hidden_dim=64, intermediate_dim=128, max_sequence_length=64
+    )
+
+
+MODELS: dict[str, tuple[Callable[[], Any], str]] = {
+    "bert": (bert, "attention_mask"),
+    "distilbert": (distilbert, "attention_mask"),
+    "electra": (electra, "attention_mask"),
+    "keras_hub_bert": (keras_hub_bert, "padding_mask"),
+}
+
+
+@pytest.fixture(scope="module", params=list(MODELS))
+def model(request: pytest.FixtureRequest) -> tuple[tf_opt.FrozenGraph, str]:
+    """A small random model, frozen, and the name of its mask."""
+    build, mask = MODELS[request.param]
+    return tf_opt.freeze_keras(build()), mask
+
+
+def padded_feed(frozen: tf_opt.FrozenGraph, mask: str, lengths: list[int], sequence: int, seed: int = 0) -> Any:
+    (feed,) = tf_opt.random_feeds(frozen, batch=len(lengths), sequence=sequence, seed=seed)
+    real = np.arange(sequence) < np.asarray(lengths)[:, None]
+    feed[mask] = real.astype(feed[mask].dtype)
+    return feed
+
+
+def optimize(frozen: tf_opt.FrozenGraph, feeds: list[Any], **options: Any) -> tuple[tf_opt.FrozenGraph, Any]:
+    optimizer = tf_opt.Tf2TrtOpt(adopt="always", strict=True, progress=False, cache=False, **options)
+    return optimizer.optimize(frozen, feeds), optimizer.report
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_every_block_is_found(model: tuple[tf_opt.FrozenGraph, str], engine: str) -> None:
+    frozen, mask = model
+    feed = padded_feed(frozen, mask, [9, 4], 9)
+    optimized, report = optimize(frozen, [feed], engine=engine)
+    assert report.patterns == {"layer_normalization": 2 * LAYERS + 1, "gelu": LAYERS, "attention": LAYERS}
+    assert report.engine_count == 1
+    assert tf_opt.compare(frozen, optimized, [feed, padded_feed(frozen, mask, [3], 12)], show=False).passed
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_padding_is_skipped(model: tuple[tf_opt.FrozenGraph, str], engine: str) -> None:
+    frozen, mask = model
+    feeds = [
+        padded_feed(frozen, mask, [5, 12, 1], 12),
+        padded_feed(frozen, mask, [7, 7], 7, seed=1),
+        padded_feed(frozen, mask, [1], 30, seed=2),
+    ]
+    optimized, report = optimize(frozen, feeds[:1], engine=engine, skip_padding=mask)
+    (segment,) = report.segments
+    assert segment.onnx_pass_changes["skip_padding"] >= 6 * LAYERS
+    assert tf_opt.compare(frozen, optimized, feeds, mask=mask, show=False).passed
+    hidden = next(info.key for info in frozen.outputs if len(info.shape or ()) == 3)
+    for feed in feeds:
+        assert not np.any(tf_opt.run(optimized, feed)[hidden][np.asarray(feed[mask]) == 0])
+
+
+def test_mask_that_is_no_input_is_refused(model: tuple[tf_opt.FrozenGraph, str]) -> None:
+    frozen, mask = model
+    optimizer = tf_opt.Tf2TrtOpt(skip_padding=mask + "s")
+    with pytest.raises(tf_opt.errors.InvalidOptionError, match=f"Did you mean .*{mask}"):
+        optimizer.optimize(frozen, [padded_feed(frozen, mask, [3], 5)])
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_only_the_tokens_that_are_read_are_computed(skip: bool) -> None:
+    frozen = tf_opt.freeze_keras(bert())
+    pooled = next(info for info in frozen.outputs if len(info.shape or ()) == 2)
+    feed = padded_feed(frozen, "attention_mask", [5, 12], 12)
+    optimizer = tf_opt.Tf2TrtOpt(
+        adopt="always",
+        strict=True,
+        progress=False,
+        cache=False,
+        skip_padding="attention_mask" if skip else None,
+    )
+    given = {name: feed[name] for name in feed}
+    graph_def = optimizer.optimize_graph_def(frozen.graph_def, [pooled.name], [given])
+    (segment,) = optimizer.report.segments
+    assert segment.onnx_pass_changes["prune_tokens"] > 0
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        tf.import_graph_def(graph_def, name="")
+        actual = session.run(pooled.name, {f"{name}:0": value for name, value in given.items()})
+    np.testing.assert_allclose(actual, tf_opt.run(frozen, feed)[pooled.key], atol=1e-5)
+
+
+def test_padding_is_kept_where_tensorflow_goes_on_computing_with_it() -> None:
+    frozen = tf_opt.freeze_keras(bert())
+    hidden = next(info for info in frozen.outputs if len(info.shape or ()) == 3)
+    with tf.Graph().as_default() as graph:
+        tf.import_graph_def(frozen.graph_def, name="")
+        # Betainc has no conversion; a maximum over all positions would see zeros at padding.
+        values = graph.get_tensor_by_name(hidden.name)
+        tf.math.betainc(1.0, 1.0, tf.sigmoid(values), name="scores")
+    feed = padded_feed(frozen, "attention_mask", [5, 12], 12)
+    optimizer = tf_opt.Tf2TrtOpt(adopt="always", progress=False, cache=False, skip_padding="attention_mask")
+    optimizer.optimize_graph_def(graph.as_graph_def(), ["scores"], [feed])
+    notes = [note for segment in optimizer.report.segments for note in segment.notes]
+    assert any("Betainc" in note and "padded positions" in note for note in notes)
+    strict = tf_opt.Tf2TrtOpt(adopt="always", progress=False, cache=False, skip_padding="attention_mask", strict=True)
+    with pytest.raises(tf_opt.errors.SkipPaddingError, match="Betainc"):
+        strict.optimize_graph_def(graph.as_graph_def(), ["scores"], [feed])
+
+
+def embeddings(graph: tf_opt.FrozenGraph, feeds: list[Any]) -> np.ndarray[Any, Any]:
+    """Mean-pooled sentence embeddings of length 1, [sentences, hidden]."""
+    pooled = []
+    for feed in feeds:
+        hidden = tf_opt.run(graph, feed)["last_hidden_state"]
+        mask = feed["attention_mask"][..., None]
+        pooled.append((hidden * mask).sum(axis=1) / mask.sum(axis=1))
+    joined = np.concatenate(pooled)
+    return np.asarray(joined / np.linalg.norm(joined, axis=1, keepdims=True))
+
+
+def rank_correlation(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
+    """Spearman's correlation of two lists of numbers without ties."""
+    ranks = [np.argsort(np.argsort(values)) for values in (a, b)]
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("skip_padding", [None, "attention_mask"])
+def test_int8_keeps_the_embeddings_of_real_sentences(skip_padding: str | None) -> None:
+    model, tokenizer = bert_models.minilm()
+    frozen = tf_opt.freeze_keras(model)
+    sentences = (ROOT / "data" / "sentences.txt").read_text().splitlines()
+
+    def feeds(texts: list[str]) -> list[Any]:
+        batches = [texts[start : start + 8] for start in range(0, len(texts), 8)]
+        return [
+            {name: np.asarray(values, np.int32) for name, values in tokenizer(batch, padding=True).items()}
+            for batch in batches
+        ]
+
+    calibration, unseen = feeds(sentences[:64]), feeds(sentences[64:])
+    assert sum(len(feed["input_ids"]) for feed in unseen) >= 200
+    optimized, report = optimize(frozen, calibration, precision="int8", skip_padding=skip_padding)
+    assert report.segments[0].precision == "int8"
+    original, actual = embeddings(frozen, unseen), embeddings(optimized, unseen)
+    assert (original * actual).sum(axis=1).min() >= 0.99
+    pairs = np.triu_indices(len(original), 1)
+    assert rank_correlation((original @ original.T)[pairs], (actual @ actual.T)[pairs]) >= 0.98
