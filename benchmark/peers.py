@@ -50,8 +50,9 @@ LEAD_IN_BELOW_SECONDS = 0.3
 """A run that is faster is preceded by one that is not timed: it brings the threads, and the caches that the worker
 before took over, back to where they are in a process that serves one request after the other."""
 
-PAUSE_SECONDS = 0.02
-"""Between two workers: the threads of some libraries wait for more work by spinning, for a few milliseconds."""
+PAUSE_SECONDS = 0.08
+"""Between two workers. The threads of ONNX Runtime wait for more work by spinning for about 50 ms, which would cost the
+next worker a core; those of the others do not."""
 
 SETTLE_SECONDS = 15.0
 """How long a peer may run by itself at a new point before it is compared and timed."""
@@ -157,6 +158,7 @@ class Run:
         """Measures the ceilings in a process of its own."""
         say("Measuring the rate of large matrix products")
         command = [sys.executable, "matmul_ceiling.py", "--threads", str(self.arguments.threads)]
+        command += ["--size", str(self.arguments.matmul_size)]
         result = subprocess.run(
             command, cwd=BENCHMARK_FOLDER, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
@@ -320,7 +322,7 @@ class Run:
             "no_ceiling": self.ceilings[0]["reasons"],
             "gflop": {f"{b}x{s}": bert_flops(self.config, b, s) / 1e9 for b, s in self.points},
             "left_out": self.left_out,
-            "peers": self.peers,
+            "peers": {spec.name: self.peers[spec.name] for spec in PEERS if spec.name in self.peers},
             "rows": self.rows,
         }
         write_text(self.arguments.output, json.dumps(content, indent=1) + "\n")
@@ -406,6 +408,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "peers", help="for models and environments")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmark" / "results" / "peers.json")
     parser.add_argument("--plot", type=Path, help="also write the plot to this .svg or .png")
+    parser.add_argument(
+        "--matmul-size", type=int, default=2048, help="of the matrices that the ceiling is measured with"
+    )
     parser.add_argument("--no-torch", action="store_true", help="make no environment with PyTorch")
     parser.add_argument("--seed", type=int, default=0, help="of the order in each round")
     parser.add_argument("--list", action="store_true", help="list the peers and stop")

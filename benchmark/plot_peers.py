@@ -31,10 +31,10 @@ def points_of(result: Mapping[str, Any]) -> list[tuple[int, int]]:
 
 
 def peers_of(result: Mapping[str, Any]) -> list[str]:
-    """Returns the peers of a result by precision; within one, in the order in which they were measured."""
-    named = dict.fromkeys(row["peer"] for row in result["rows"])
-    precision = {row["peer"]: row["precision"] for row in result["rows"]}
-    return sorted(named, key=lambda name: PRECISIONS.index(precision[name]))
+    """Returns the peers that were timed, by precision; within one, in the order of the result."""
+    timed = {row["peer"] for row in result["rows"]}
+    named = [name for name in result["peers"] if name in timed]
+    return sorted(named, key=lambda name: PRECISIONS.index(result["peers"][name]["precision"]))
 
 
 def row_of(result: Mapping[str, Any], peer: str, point: tuple[int, int]) -> Mapping[str, Any] | None:
@@ -63,7 +63,7 @@ def markdown(result: Mapping[str, Any]) -> str:
         "ceiling in that precision.",
         f"Machine: {environment['cpu']}, {environment['threads']} threads ({', '.join(environment['cpu_flags'])}); "
         f"large matrix products in GFLOP/s: {rates}.",
-        *(f"Left out: `{name}`: {reason}." for name, reason in result["left_out"].items()),
+        *(f"Left out: `{name}`: {reason.rstrip('.')}." for name, reason in result["left_out"].items()),
     ]
     return "\n\n".join([table, *notes])
 
@@ -94,7 +94,7 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
     from matplotlib import pyplot
 
     points, peers = points_of(result), peers_of(result)
-    columns = max(sum(sequence == each for _, each in points) for _, sequence in points)
+    columns = min(3, len(points))
     rows = -(-len(points) // columns)
     size = (3.4 * columns + 1.6, (0.24 * len(peers) + 0.7) * rows + 0.6)
     figure, axes = pyplot.subplots(rows, columns, figsize=size, squeeze=False, sharey=True, layout="constrained")
@@ -104,8 +104,7 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
         _panel(axis, result, peers, point)
     for axis in axes[-1]:
         axis.set_xlabel("times as fast as the original Session", fontsize=8)
-    where = f"{result['environment']['cpu']}, {result['environment']['threads']} threads"
-    figure.suptitle(f"BERT, batch×sequence; grey: the matmul ceiling of the precision ({where})", fontsize=9)
+    figure.suptitle("BERT, batch×sequence; grey: up to the machine's matmul ceiling", fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"Date": None} if path.suffix == ".svg" else {}
     figure.savefig(path, dpi=110, metadata=metadata)

@@ -13,10 +13,10 @@ import tensorflow as tf
 
 import tf_opt
 
-ROOT = Path(__file__).resolve().parent
-sys.path.append(str(ROOT.parent / "examples" / "01_bert"))
+sys.path.append(str(Path(__file__).resolve().parent.parent / "examples" / "01_bert"))
 import bert_models
 
+ROOT = Path(__file__).resolve().parent
 LAYERS = 2
 CONFIG = {"vocab_size": 500, "hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 128}
 

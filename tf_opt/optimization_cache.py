@@ -127,10 +127,10 @@ class OptimizationCache:
             except BaseException:
                 Path(temporary).unlink(missing_ok=True)
                 raise
+            self._evict(self._path(key))
         except OSError as error:
             logger.warning("The optimization cannot be cached in %s: %s", self.folder, error)
             return False
-        self._evict(self._path(key))
         return True
 
     def _path(self, key: str) -> Path:
@@ -138,9 +138,7 @@ class OptimizationCache:
 
     def _evict(self, newest: Path) -> None:
         """Removes what is beyond the limit, and what processes left that died while they wrote."""
-        with _exclusive(self.folder / ".lock") as locked:
-            if not locked:
-                return  # Another process is at it, or the folder cannot be written any more.
+        with _exclusive(self.folder / ".lock"):
             for path in self.folder.glob(f"{_TEMPORARY_PREFIX}*"):
                 if time.time() - _modified(path) > _ABANDONED_SECONDS:
                     path.unlink(missing_ok=True)
@@ -199,20 +197,11 @@ def _split(body: memoryview, lengths: Sequence[int]) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _exclusive(path: Path) -> Iterator[bool]:
-    """Holds a lock that other processes respect, where none of them has it."""
-    try:
-        file = path.open("w")
-    except OSError:
-        yield False
-        return
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-            return
-        yield True
+def _exclusive(path: Path) -> Iterator[None]:
+    """Holds a lock that other processes respect; the kernel drops it where the process dies."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _modified(path: Path) -> float:

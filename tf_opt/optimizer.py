@@ -14,9 +14,11 @@ from typing import Any
 
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from tensorflow.core.framework import graph_pb2, tensor_shape_pb2
+from tensorflow.core.framework.node_def_pb2 import NodeDef
 
 from tf_opt.adoption import Adoption, AdoptionTrials, Candidate
 from tf_opt.border_values import border_values
+from tf_opt.cache_key import cache_key
 from tf_opt.engine_building import EngineBuilder, describe_segment
 from tf_opt.engines import create_backend
 from tf_opt.engines.base import EngineBackend
@@ -27,6 +29,7 @@ from tf_opt.feeds import Feed, NormalizedFeed, check_feeds
 from tf_opt.frozen_graph import FrozenGraph, find_tensor
 from tf_opt.graph_checks import frozen_from_graph_def
 from tf_opt.ops.build import load as load_op
+from tf_opt.optimization_cache import CacheEntry, OptimizationCache
 from tf_opt.options import Options
 from tf_opt.passes.tf.graph_editor import keep_reachable
 from tf_opt.passes.tf.last_axis_of_means import LastAxisOfMeans
@@ -38,7 +41,7 @@ from tf_opt.precision_search import PrecisionSearch
 from tf_opt.report import OptimizationReport, RefusedNode, SegmentReport
 from tf_opt.tensor_info import TensorInfo, node_name
 from tf_opt.tolerance import Outputs, Tolerance
-from tf_opt.weights import attach_weights, detach_weights
+from tf_opt.weights import WeightStore, attach_weights, detach_weights
 
 MAXIMUM_CALIBRATION_FEEDS = 512
 """How many feeds are taken of `calibration_data`, which may be endless. Quantization looks at a few hundred at most."""
@@ -164,6 +167,7 @@ class _Run:
     def __init__(self, options: Options, frozen: FrozenGraph, opset: int) -> None:
         self.options = options
         self.frozen = frozen
+        self.opset = opset
         self.backend: EngineBackend = create_backend(options.engine)
         # A placeholder with a default is no input that has to be fed, but one that still can be.
         defaults = [node.name for node in frozen.graph_def.node if node.op == "PlaceholderWithDefault"]
@@ -192,45 +196,88 @@ class _Run:
     def optimize(
         self, feeds: list[NormalizedFeed], calibration: list[NormalizedFeed]
     ) -> tuple[FrozenGraph, OptimizationReport]:
-        """Goes the whole way."""
+        """Takes the result of an earlier run on the same model, feeds and options, or goes the whole way."""
         load_op()  # An OpBuildError says more than TensorFlow does of an op that it does not know.
+        started = time.perf_counter()
         with self.progress:
             light, weights = detach_weights(self.frozen.graph_def)
-            # Measured against what the graph means, which a Session with oneDNN does not compute without this.
-            original = LastAxisOfMeans().run(light, self.border).graph_def
-            if not self.options.dynamic_opt:
-                light = fix_input_shapes(light, feeds)
-            with self.stage("passes"):
-                pipeline = PassPipeline(GRAPH_PASSES, dump_dir=self.dump_dir)
-                light = self.builder.separate(pipeline.run(light, self.border))
-            segmentation, built, rejected = self.builder.build_all(light, weights)
-
-            def adopt(candidates: Sequence[Candidate], tolerance: Tolerance | None) -> Adoption:
-                store = weights.extended({k: v for each in candidates for k, v in each.derived_weights.items()})
-                trials = AdoptionTrials(
-                    original, light, store, self.frozen.output_names, feeds, self.options, self.by_key(tolerance)
-                )
-                return trials.adopt(candidates)
-
-            search = PrecisionSearch(
-                self.options,
-                self.backend,
-                self.builder.models,
-                built,
-                adopt,
-                lambda segment: border_values(light, weights, segment, calibration),
-                self.stage,
-                None,
-                self.progress,
-            )
-            result = search.run()
-            adoption = result.adoption
+            results = OptimizationCache(self.options.cache_dir) if self.options.cache else None
+            key = None if results is None else self.cache_key(light, weights, feeds, calibration)
+            # What is to be dumped has to be made.
+            entry = None if results is None or key is None or self.dump_dir else results.load(key)
+            if entry is None:
+                entry = self.decide(light, weights, feeds, calibration, results)
+                if results is not None and key is not None:
+                    with self.stage("cache"):
+                        results.store(key, entry)
+            else:
+                entry = replace(entry, report=replace(entry.report, from_cache=True))
             optimized = self.frozen
-            if adoption.graph_def is not None:
-                derived = {k: v for each in result.candidates for k, v in each.derived_weights.items()}
-                finished = adoption.graph_def
-                kept = keep_reachable(finished, finished.node, self.border)
-                optimized = self.described(attach_weights(kept, weights.extended(derived)))
+            if entry.graph_def is not None:
+                with self.stage("attach"):
+                    attached = attach_weights(entry.graph_def, weights.extended(entry.derived_weights))
+                    optimized = self.described(attached)
+        stages = {"cache": time.perf_counter() - started} if entry.report.from_cache else dict(self.stage_seconds)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return optimized, replace(entry.report, stage_seconds=stages, peak_memory_bytes=peak)
+
+    def cache_key(
+        self,
+        light: graph_pb2.GraphDef,
+        weights: WeightStore,
+        feeds: list[NormalizedFeed],
+        calibration: list[NormalizedFeed],
+    ) -> str | None:
+        """Returns what tells this optimization from others; None where that cannot be told."""
+        with self.stage("cache"):
+            return cache_key(
+                light,
+                weights,
+                outputs=self.frozen.output_names,
+                feeds=feeds,
+                calibration=calibration,
+                options=self.options,
+                opset=self.opset,
+                engine=self.backend.name,
+            )
+
+    def decide(
+        self,
+        light: graph_pb2.GraphDef,
+        weights: WeightStore,
+        feeds: list[NormalizedFeed],
+        calibration: list[NormalizedFeed],
+        results: OptimizationCache | None,
+    ) -> CacheEntry:
+        """Builds engines, and decides which of them stay."""
+        # Measured against what the graph means, which a Session with oneDNN does not compute without this.
+        original = LastAxisOfMeans().run(light, self.border).graph_def
+        if not self.options.dynamic_opt:
+            light = fix_input_shapes(light, feeds)
+        with self.stage("passes"):
+            pipeline = PassPipeline(GRAPH_PASSES, dump_dir=self.dump_dir)
+            light = self.builder.separate(pipeline.run(light, self.border))
+        segmentation, built, rejected = self.builder.build_all(light, weights)
+
+        def adopt(candidates: Sequence[Candidate], tolerance: Tolerance | None) -> Adoption:
+            store = weights.extended(_derived_weights(candidates))
+            judged_by = self.by_key(tolerance)
+            trials = AdoptionTrials(original, light, store, self.frozen.output_names, feeds, self.options, judged_by)
+            return trials.adopt(candidates)
+
+        search = PrecisionSearch(
+            self.options,
+            self.backend,
+            self.builder.models,
+            built,
+            adopt,
+            lambda segment: border_values(light, weights, segment, calibration),
+            self.stage,
+            None if results is None else results.folder / "calibrations",
+            self.progress,
+        )
+        result = search.run()
+        adoption = result.adoption
         reports = {report.name: report for report in (*rejected, *adoption.segments)}
         ordered = tuple(reports[segment.name] for segment in segmentation.segments)
         report = replace(
@@ -239,9 +286,14 @@ class _Run:
             measurements=adoption.measurements,
             maximum_error=adoption.maximum_error,
             attempts=result.attempts,
-            peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         )
-        return optimized, report
+        if adoption.graph_def is None:
+            return CacheEntry(graph_def=None, report=report)
+        # Weights that only replaced nodes read are no part of the result.
+        kept = keep_reachable(adoption.graph_def, adoption.graph_def.node, self.border)
+        names = {node.name for node in kept.node}
+        derived = {name: node for name, node in _derived_weights(result.candidates).items() if name in names}
+        return CacheEntry(graph_def=kept, derived_weights=derived, report=report)
 
     def by_key(self, tolerance: Tolerance | None) -> Tolerance | None:
         """Returns the tolerance with a metric that takes outputs by tensor name and hands them on by key."""
@@ -291,6 +343,10 @@ class _Run:
         finally:
             self.stage_seconds[name] = self.stage_seconds.get(name, 0.0) + time.perf_counter() - started
             self.progress.remove_task(task)
+
+
+def _derived_weights(candidates: Sequence[Candidate]) -> dict[str, NodeDef]:
+    return {name: node for each in candidates for name, node in each.derived_weights.items()}
 
 
 def _resolved(options: Options, frozen: FrozenGraph, disable_fp16: bool) -> Options:

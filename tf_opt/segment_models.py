@@ -27,7 +27,7 @@ from tf_opt.files import write_bytes
 from tf_opt.options import Options
 from tf_opt.passes.onnx.count_patterns import count_patterns
 from tf_opt.passes.onnx.pass_base import OnnxPass, OnnxPipeline
-from tf_opt.passes.onnx.pipeline import canonical_passes
+from tf_opt.passes.onnx.pipeline import lowering_passes, recognizing_passes
 from tf_opt.passes.onnx.segment_weights import SegmentWeight, detach_segment, load_segment
 from tf_opt.passes.onnx.skip_padding import SkipPadding
 from tf_opt.passes.tf.extract import extract_segment
@@ -147,7 +147,7 @@ class SegmentModels:
             )
         while True:
             model = load()
-            passes = canonical_passes(target, mask=mask)
+            passes = recognizing_passes(target, mask)
             try:
                 changes = OnnxPipeline(passes, dump_dir=folder).run(model)
                 _refuse_readers(passes, readers)
@@ -186,7 +186,7 @@ class SegmentModels:
 
         Args:
             prepared: The segment.
-            model: What the precision made of a copy of its model.
+            model: Its model, or what a precision made of a copy of it; it is not changed.
             precision: What the report calls it.
             sixteen_bit: A 16-bit type that the engine may compute in although the model does not state it.
 
@@ -194,7 +194,10 @@ class SegmentModels:
             EngineBuildError: The backend refuses the model.
         """
         segment = prepared.segment
-        content, sources = detach_segment(model)
+        lowered = model.clone()
+        with self._stage("ONNX passes"):
+            OnnxPipeline(lowering_passes(self._backend.onnx_target)).run(lowered)
+        content, sources = detach_segment(lowered)
         names = [info.name for info in segment.weights]
         infos, derived = [], {}
         for number, source in enumerate(sources):

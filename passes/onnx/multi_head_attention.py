@@ -13,6 +13,7 @@ from tf_opt.passes.onnx.attention_masks import AttentionMasks
 from tf_opt.passes.onnx.nodes import (
     add_constant,
     argument,
+    attribute,
     attributes_of,
     insert,
     is_inner,
@@ -92,7 +93,7 @@ def _has_double(model: ir.Model) -> bool:
     """Whether a model may compute in float64 anywhere."""
     declared = (*model.graph.inputs, *model.graph.initializers.values())
     return any(value.dtype is ir.DataType.DOUBLE for value in declared) or any(
-        node.op_type == "Cast" and node.attributes["to"].as_int() == ir.DataType.DOUBLE.value for node in model.graph
+        node.op_type == "Cast" and attribute(node, "to", 0) == ir.DataType.DOUBLE.value for node in model.graph
     )
 
 

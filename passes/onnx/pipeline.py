@@ -27,14 +27,19 @@ def canonical_passes(target: OnnxTarget, mask: str | None = None) -> tuple[OnnxP
         target: What the engine wants.
         mask: The graph input of the attention mask, where no work is to be done for padding; None does all work.
     """
-    # Where one token of a sequence is read, the last layer's work for the others goes, before any work is packed.
-    tokens: tuple[OnnxPass, ...] = (PruneTokens(),) if mask is None else (PruneTokens(), SkipPadding(mask))
-    # Both see attention in its canonical form only.
-    return (*recognizing_passes(target), *tokens, *lowering_passes(target))
+    return (*recognizing_passes(target, mask), *lowering_passes(target))
 
 
-def recognizing_passes(target: OnnxTarget) -> tuple[OnnxPass, ...]:
-    """Returns the passes that find the building blocks of a model and write each in one form."""
+def recognizing_passes(target: OnnxTarget, mask: str | None = None) -> tuple[OnnxPass, ...]:
+    """Returns the passes that find the building blocks of a model and write each in one form.
+
+    Attention is still written with MatMul afterwards, and each product has a weight of its own: passes that change the
+    precision see all there is.
+
+    Args:
+        target: What the engine wants.
+        mask: As for `canonical_passes`.
+    """
     passes: list[OnnxPass] = [
         # First: constants as nodes and pass-through nodes hide every pattern.
         Prune(),
@@ -55,11 +60,16 @@ def recognizing_passes(target: OnnxTarget) -> tuple[OnnxPass, ...]:
     passes += [
         # Behind the biases, since it looks for the splitting of heads right in front of the products.
         CanonicalAttention(),
-        # Reshapes that the rewrites before left behind each other, and constants that they added in each layer.
+        # Reshapes that the rewrites before left behind each other.
         FoldShapes(),
-        MergeDuplicates(),
-        Prune(),
+        # Where one token of a sequence is read, the last layer's work for the others goes, before any work is packed.
+        # Both passes see attention in its canonical form only.
+        PruneTokens(),
     ]
+    if mask is not None:
+        passes.append(SkipPadding(mask))
+    # Constants that the rewrites added in each layer.
+    passes += [MergeDuplicates(), Prune()]
     return tuple(passes)
 
 

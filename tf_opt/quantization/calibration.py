@@ -24,11 +24,12 @@ Array: TypeAlias = np.ndarray[Any, Any]
 Feed: TypeAlias = Mapping[str, Array]
 
 SAMPLED_ROWS = 512
-"""Rows of each tensor that are kept for the search. Twice as many gave the same choices for MiniLM."""
+"""Rows of each tensor that are kept for the search. The mean cosine of MiniLM's embeddings was 0.9967 with 128, 0.9971
+with 256, 0.9977 with 512 and 0.9976 with 1024."""
 
-FEWEST_ROWS = 128
-"""Below this a note says that there are too few. Ranges of MiniLM from 100 tokens lost half of what calibration gains;
-from 200 on the embeddings were as near to the original as from 1000."""
+FEWEST_ROWS = 160
+"""Below this a note says that there are too few. The worst of 200 sentence embeddings of MiniLM had a cosine to the
+original of 0.985 with ranges from 126 tokens, and of 0.994 to 0.996 with those from 178 to 900."""
 
 _FED_ELEMENTS = 4096
 """Constants of at least so many elements are fed, the others are written into the model."""

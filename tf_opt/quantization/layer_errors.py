@@ -40,7 +40,9 @@ def rank_layers(
         groups = groups_of([layer for layer in result.layers if layer.position in entries])
         samples = collect(original, groups, feeds, Progress(disable=True))
         errors = {
-            layer.name: layer_error(layer, entries[layer.position], result.recipe, sample.rows)
+            layer.name: layer_error(
+                layer, entries[layer.position], result.recipe.symmetric, result.recipe.weight_levels, sample.rows
+            )
             for group, sample in zip(groups, samples, strict=True)
             for layer in group
         }

@@ -91,11 +91,6 @@ def find_layers(model: ir.Model, settings: QuantizationSettings) -> tuple[list[L
     return layers, skipped
 
 
-def has_convolutions(model: ir.Model) -> bool:
-    """Whether there is a convolution with a constant kernel."""
-    return any(not node.domain and node.op_type == "Conv" and is_constant(node.inputs[1]) for node in model.graph)
-
-
 def denial(name: str, op: str, settings: QuantizationSettings) -> str:
     """Returns why the settings keep a node in floating point; empty where they do not."""
     if op in settings.denied_ops:

@@ -18,9 +18,10 @@ from tf_opt.errors import CalibrationError
 from tf_opt.quantization.cache import cache_key, read_recipe, write_recipe
 from tf_opt.quantization.calibration import Feed, collect, digest_of, select_feeds
 from tf_opt.quantization.layers import Layer, SkippedLayer, find_layers, groups_of
+from tf_opt.quantization.nncf_calibration import nncf_recipe
 from tf_opt.quantization.recipe import LayerRecipe, Recipe
 from tf_opt.quantization.rewrite import apply_recipe
-from tf_opt.quantization.search import quantize_group
+from tf_opt.quantization.search import layer_error, quantize_group
 from tf_opt.quantization.settings import QuantizationSettings
 
 
@@ -117,16 +118,10 @@ def _calibrate(
     notes: tuple[str, ...],
     progress: Progress,
 ) -> Recipe:
-    groups = groups_of(layers)
-    samples = collect(model, groups, feeds, progress)
-    entries: list[LayerRecipe] = []
-    task = progress.add_task("quantize", total=len(groups))
-    while groups:
-        # Taken out of the lists, so that the memory of each sample is free when it has been used.
-        group, sample = groups.pop(), samples.pop()
-        entries += quantize_group(group, sample, _without_smoothing_of_shared(settings, group, layers))
-        progress.advance(task)
-    progress.remove_task(task)
+    if settings.method == "nncf":
+        entries = _entries_of_nncf(model, layers, feeds, settings, progress)
+    else:
+        entries = _search(model, layers, feeds, settings, progress)
     if not entries:
         raise CalibrationError(
             "All that flows into the segment's matrix products is 0 in the calibration feeds. Give feeds like those "
@@ -138,6 +133,47 @@ def _calibrate(
         weight_levels=settings.weight_levels,
         notes=notes,
     )
+
+
+def _search(
+    model: ir.Model,
+    layers: Sequence[Layer],
+    feeds: Sequence[Feed],
+    settings: QuantizationSettings,
+    progress: Progress,
+) -> list[LayerRecipe]:
+    groups = groups_of(layers)
+    samples = collect(model, groups, feeds, progress)
+    entries: list[LayerRecipe] = []
+    task = progress.add_task("quantize", total=len(groups))
+    while groups:
+        # Taken out of the lists, so that the memory of each sample is free when it has been used.
+        group, sample = groups.pop(), samples.pop()
+        entries += quantize_group(group, sample, _without_smoothing_of_shared(settings, group, layers))
+        progress.advance(task)
+    progress.remove_task(task)
+    return entries
+
+
+def _entries_of_nncf(
+    model: ir.Model,
+    layers: Sequence[Layer],
+    feeds: Sequence[Feed],
+    settings: QuantizationSettings,
+    progress: Progress,
+) -> list[LayerRecipe]:
+    """Returns what nncf found, with the errors that it causes."""
+    task = progress.add_task("nncf", total=None)
+    entries = {entry.position: entry for entry in nncf_recipe(model, layers, feeds, settings)}
+    progress.remove_task(task)
+    groups = groups_of([layer for layer in layers if layer.position in entries])
+    samples = collect(model, groups, feeds, progress) if groups else []
+    for group, sample in zip(groups, samples, strict=True):
+        for layer in group:
+            entry = entries[layer.position]
+            error = layer_error(layer, entry, settings.symmetric_activations, settings.weight_levels, sample.rows)
+            entries[layer.position] = replace(entry, error=error)
+    return list(entries.values())
 
 
 def _without_smoothing_of_shared(

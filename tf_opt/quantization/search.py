@@ -15,7 +15,7 @@ import numpy as np
 
 from tf_opt.quantization.calibration import ActivationSample
 from tf_opt.quantization.layers import Layer
-from tf_opt.quantization.recipe import LayerRecipe, Recipe
+from tf_opt.quantization.recipe import LayerRecipe
 from tf_opt.quantization.settings import QuantizationSettings
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -127,21 +127,22 @@ def quantize_group(
     return recipes
 
 
-def layer_error(layer: Layer, entry: LayerRecipe, recipe: Recipe, rows: Array) -> float:
+def layer_error(layer: Layer, entry: LayerRecipe, symmetric: bool, levels: int, rows: Array) -> float:
     """Returns ||quantized - original|| / ||original|| of a layer's output.
 
     Args:
         layer: The layer.
         entry: How it is quantized.
-        recipe: The recipe that the entry is part of.
+        symmetric: Whether activations are int8 with zero point 0; otherwise they are uint8.
+        levels: Largest absolute value of a quantized weight.
         rows: What flows into the layer, [R, K].
     """
     matrix = layer.matrix()
-    grid = Grid(scale=entry.scale, zero_point=entry.zero_point, **_bounds(recipe.symmetric))
+    grid = Grid(scale=entry.scale, zero_point=entry.zero_point, **_bounds(symmetric))
     rounded = _Fitted(smoothing=entry.smoothing, grid=grid).round(rows)
     smoothed = matrix if entry.smoothing is None else matrix / entry.smoothing[:, None]
     expected = rows @ matrix
-    difference = _product(rounded, smoothed, entry.weight_scales, recipe.weight_levels) - expected
+    difference = _product(rounded, smoothed, entry.weight_scales, levels) - expected
     if entry.bias_shift is not None:
         difference += entry.bias_shift
     return _relative(difference, expected)

@@ -10,10 +10,10 @@ from typing import Any, Literal, TypeAlias, get_args
 from tf_opt.errors import InvalidOptionError, did_you_mean
 
 Target: TypeAlias = Literal["openvino", "onnxruntime", "tensorrt"]
-Method: TypeAlias = Literal["auto", "search", "nncf"]
+Method: TypeAlias = Literal["search", "nncf"]
 
-QUANTIZABLE_OPS = ("MatMul", "Gemm", "Conv")
-"""Operators that have int8 kernels in every engine."""
+QUANTIZABLE_OPS = ("MatMul", "Gemm")
+"""Operators that are quantized: the matrix products that transformers consist of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,19 +24,19 @@ class QuantizationSettings:
     # Which engine reads the result. CPU engines want unsigned, asymmetric activations; TensorRT takes only signed
     # symmetric ones.
 
-    method: Method = "auto"
-    # "search": ranges and smoothing of each matrix product by its own error on held-out rows. "nncf": nncf's
-    # post-training quantization, which also knows convolutions. "auto": nncf for segments with convolutions.
+    method: Method = "search"
+    # "search": ranges and smoothing of each matrix product by its own error on held-out rows. "nncf": those that nncf's
+    # post-training quantization finds, with one smoothing exponent for all.
 
     denied_ops: Sequence[str] = ()
-    # ONNX operators that stay in floating point, of MatMul, Gemm and Conv.
+    # ONNX operators that stay in floating point, of MatMul and Gemm; all others do anyway.
 
     denied_nodes: Sequence[str] = ()
     # Nodes that stay in floating point, by name; fnmatch patterns such as "*/pooler/*".
 
     smoothing: Sequence[float] = (0.35, 0.5, 0.65, 0.8)
     # How much of the activations' differences between channels moves into the weights (0: none, 1: all). The one with
-    # the smallest error is taken for each tensor, none at all included; empty: none. nncf takes the largest.
+    # the smallest error is taken for each tensor, none at all included; empty: none. nncf gets the largest.
 
     weight_bits: int | None = None
     # Bits that weights use of their int8. None: 7 on CPUs, where the multiply-add of processors without VNNI saturates
@@ -51,8 +51,8 @@ class QuantizationSettings:
     maximum_samples: int = 64
     # At most so many feeds are used.
 
-    maximum_rows: int = 4096
-    # No more feeds are used once they hold so many rows (tokens): a matrix of 64 levels and more gains nothing beyond.
+    maximum_rows: int = 2048
+    # No more feeds are used once they hold so many rows (tokens). On MiniLM nothing is gained beyond 500.
 
     def __post_init__(self) -> None:
         for name, allowed in (("target", get_args(Target)), ("method", get_args(Method))):

@@ -19,6 +19,7 @@ from tests.passes.onnx.token_checks import (
     pack,
 )
 from tf_opt.errors import PassError, SkipPaddingError
+from tf_opt.passes.onnx.nodes import constant
 from tf_opt.passes.onnx.pass_base import OnnxPipeline
 from tf_opt.passes.onnx.skip_padding import SkipPadding
 
@@ -146,6 +147,73 @@ def test_products_of_matrices():
     w3 = np.random.default_rng(3).normal(size=(8, 8)).astype(np.float32)
     packed = pack(encoder(ends, w3=w3, matrix=np.array([-1, 8], np.int64)), products=PRODUCTS + 1)
     # Between the two there is nothing but real tokens.
+    assert len([node for node in packed.graph if "/unpacked" in str(node.name)]) == 4
+
+
+def test_heads_that_are_split_from_a_matrix():
+    ends = """
+        flat = Reshape(normal, matrix)
+        more = MatMul(flat, w3)
+        shape = Shape(x)
+        rows = Slice(shape, start, end)
+        target = Concat<axis=0>(rows, rest)
+        parted = Reshape(more, target)
+        turned = Transpose<perm=[0, 2, 1, 3]>(parted)
+        back = Transpose<perm=[0, 2, 1, 3]>(turned)
+        y = Reshape(back, shape)
+    """.replace("back", "returned")
+    constants = {
+        "w3": np.random.default_rng(3).normal(size=(8, 8)).astype(np.float32),
+        "matrix": np.array([-1, 8], np.int64),
+        "start": np.array([0], np.int64),
+        "end": np.array([1], np.int64),
+        "rest": np.array([-1, 2, 4], np.int64),
+    }
+    packed = pack(encoder(ends, **constants), products=PRODUCTS + 1)
+    parted = next(node for node in packed.graph if node.outputs[0].name == "parted")
+    assert constant(parted.inputs[1]).tolist() == [0, 0, 2, 4]
+
+
+def test_shapes_of_packed_tensors():
+    """However they are asked for: of joined tokens, from some axis on, of what has no other source."""
+    ends = """
+        flat = Reshape(narrow, matrix)
+        more = MatMul(flat, wq)
+        whole = Shape(more)
+        tail = Shape<start=1>(narrow)
+        head = Shape<end=2>(narrow)
+        none = Shape<start=3>(narrow)
+        target = Concat<axis=0>(head, none, last)
+        same = Reshape(more, whole)
+        three = Reshape(same, target)
+        size = ReduceProd<keepdims=0>(tail)
+        number = Cast<to=1>(size)
+        y = Div(three, number)
+    """
+    constants = {"matrix": np.array([-1, 8], np.int64), "last": np.array([8], np.int64)}
+    pack(encoder(ends, **constants), products=PRODUCTS + 1)
+
+
+def test_work_on_each_vector_by_itself():
+    """Axes of features may be added, turned, taken apart and put together without any unpacking."""
+    ends = """
+        wide = Unsqueeze(narrow, two)
+        turned = Transpose<perm=[0, 1, 3, 2]>(wide)
+        cubed = MatMul(turned, weight)
+        flat = Squeeze(cubed, three)
+        left, right = Split<axis=2>(flat, halves)
+        both = Concat<axis=-1>(right, left, narrow)
+        part = Slice(both, two, ten, minus_one)
+        chances = Softmax<axis=-1>(part)
+        best = ReduceMax<axes=[-1], keepdims=1>(chances)
+        y = Mul(part, best)
+    """.replace("wide", "wider")
+    constants = {
+        name: np.array([number], np.int64)
+        for name, number in (("two", 2), ("three", 3), ("ten", 10), ("minus_one", -1))
+    }
+    weight = np.ones((1, 1, 1, 1), np.float32) * 2
+    packed = pack(encoder(ends, weight=weight, halves=np.array([4, 4], np.int64), **constants), products=PRODUCTS + 1)
     assert len([node for node in packed.graph if "/unpacked" in str(node.name)]) == 4
 
 
