@@ -35,14 +35,16 @@ class SessionPeer(Peer):
         """See `Peer.load`."""
         if options.get("bf16"):
             require_bf16()
-        self.open((folder / "graph.pb").read_bytes(), session_config(threads, options))
+        self.open(
+            tf.compat.v1.GraphDef.FromString((folder / "graph.pb").read_bytes()), session_config(threads, options)
+        )
         return {"tensorflow": tf.__version__}
 
-    def open(self, serialized: bytes, config: tf.compat.v1.ConfigProto) -> None:
-        """Opens a Session for a serialized GraphDef."""
+    def open(self, graph_def: tf.compat.v1.GraphDef, config: tf.compat.v1.ConfigProto) -> None:
+        """Opens a Session for a GraphDef."""
         graph = tf.Graph()
         with graph.as_default():
-            tf.import_graph_def(tf.compat.v1.GraphDef.FromString(serialized), name="")
+            tf.import_graph_def(graph_def, name="")
         self._session = tf.compat.v1.Session(graph=graph, config=config)
         self._function = self._session.make_callable(
             [graph.get_tensor_by_name(name) for name in OUTPUT_TENSORS],

@@ -12,6 +12,7 @@ from tf_opt.passes.onnx.nodes import (
     add_constant,
     argument,
     insert,
+    insert_node,
     is_constant,
     is_inner,
     owner,
@@ -127,8 +128,8 @@ def _merge(source: ir.Value, projections: list[_Projection]) -> None:
         merged = insert(first, "Add", [merged, bias], name=f"{first.name}/biased")
     widths = [projection.columns for projection in projections]
     sizes = add_constant(graph, np.array(widths, np.int64), f"{first.name}/widths")
-    split = ir.node("Split", [merged, sizes], {"axis": -1}, num_outputs=len(projections), name=f"{first.name}/split")
-    graph.insert_before(first, split)
+    name = f"{first.name}/split"
+    split = insert_node(first, "Split", [merged, sizes], {"axis": -1}, name=name, outputs=len(projections))
     for projection, part in zip(projections, split.outputs, strict=True):
         projection.result.replace_all_uses_with(part)
         remove_unread([projection.result])

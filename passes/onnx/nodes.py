@@ -147,7 +147,6 @@ def insert(
     *,
     name: str,
     domain: str = "",
-    output: str | None = None,
 ) -> ir.Value:
     """Adds a node of one output in front of another one and returns the output.
 
@@ -158,16 +157,27 @@ def insert(
         attributes: Its attributes.
         name: The node's name, which gets a number where it is taken.
         domain: The operator's domain.
-        output: Name of the output; None lets the graph choose one.
     """
+    return insert_node(before, op_type, inputs, attributes, name=name, domain=domain).outputs[0]
+
+
+def insert_node(
+    before: ir.Node,
+    op_type: str,
+    inputs: Sequence[ir.Value | None],
+    attributes: Mapping[str, AttributeValue] | None = None,
+    *,
+    name: str,
+    domain: str = "",
+    outputs: int = 1,
+) -> ir.Node:
+    """Adds a node of any number of outputs; the other arguments are those of `insert`."""
     graph = owner(before)
-    taken = {node.name for node in graph}
+    unused = _unused(name, {node.name for node in graph})
     converted = list(_attributes(attributes).values())
-    node = ir.Node(domain, op_type, inputs, converted, name=_unused(name, taken))
-    if output is not None:
-        node.outputs[0].name = output
+    node = ir.Node(domain, op_type, inputs, converted, num_outputs=outputs, name=unused)
     graph.insert_before(before, node)
-    return node.outputs[0]
+    return node
 
 
 def add_constant(graph: ir.Graph, array: Array, name: str, dtype: ir.DataType | None = None) -> ir.Value:

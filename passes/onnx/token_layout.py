@@ -117,7 +117,8 @@ class AlignedShapes(SymbolicShapes):
         if node.op_type == "Reshape":
             source = self.shape(node.inputs[0])
             self._shapes[value] = shape if source is None else self._named_by_groups(source, shape)
-            self._align(source or (), self._shapes[value])
+            if -1 not in (self.vector(node.inputs[1]) or (-1,)):
+                self._align(source or (), self._shapes[value])
         elif node.op_type in _ALIGNED and self._sizes:
             self._shapes[value] = self._named_by_alignment(node, shape)
 
@@ -128,8 +129,9 @@ class AlignedShapes(SymbolicShapes):
         a mask of another shape than the tokens' fails where it is broadcast to theirs.
         """
         left, right = ([dim for dim in shape if dim != 1] for shape in (source, target))
-        if len(left) == len(right):
-            self._equalities.extend((one, other) for one, other in zip(left, right, strict=True) if one != other)
+        pairs = [(one, other) for one, other in zip(left, right, strict=False) if one != other]
+        if len(left) == len(right) and not any(isinstance(dim, int) for pair in pairs for dim in pair):
+            self._equalities.extend(pairs)
 
     def _named_by_groups(self, source: SymbolicShape, target: SymbolicShape) -> SymbolicShape:
         """Gives the numbers of a Reshape's target the symbols of the dimensions that they split or merge."""

@@ -15,9 +15,8 @@ Feed = dict[str, np.ndarray[Any, Any]]
 
 def matrix(seed: int, rows: int = HIDDEN, columns: int = HIDDEN) -> np.ndarray[Any, Any]:
     """A random weight."""
-    return np.random.default_rng(seed).normal(size=(rows, columns)).astype(np.float32) / np.sqrt(rows).astype(
-        np.float32
-    )
+    values = np.random.default_rng(seed).normal(size=(rows, columns)) / np.sqrt(rows)
+    return values.astype(np.float32)
 
 
 def vector(seed: int, size: int = HIDDEN) -> np.ndarray[Any, Any]:

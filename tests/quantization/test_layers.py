@@ -46,7 +46,7 @@ def test_gemm(transposed):
     weight = matrix(0, HIDDEN, 96)
     layer = only_layer(
         model_of(
-            f"g (float[B, 64] input_0) => (float[B, 96] output_0) {{ output_0 = Gemm <transB={transposed}> (input_0, w, b) }}",
+            f"g (float[B, 64] input_0) => (float[B, 96] y) {{ y = Gemm <transB = {transposed}> (input_0, w, b) }}",
             w=weight.T if transposed else weight,
             b=vector(1, 96),
         )

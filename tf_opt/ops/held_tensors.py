@@ -55,7 +55,7 @@ class HeldTensor:
         dimensions = (ctypes.c_int64 * len(shape))(*shape)
         self.id = int(hold(dtype, dimensions, len(shape), ctypes.byref(data), ctypes.byref(size)))
         if self.id == 0:
-            raise MemoryError(f"Cannot hold a tensor of {math.prod(shape)} elements of TensorFlow's type {dtype} in memory.")
+            raise MemoryError(f"There is no memory for {math.prod(shape)} elements of TensorFlow's type {dtype}.")
         # TensorFlow gives a tensor without elements no memory.
         memory = (ctypes.c_uint8 * size.value).from_address(data.value or 0)
         self.bytes: np.ndarray[Any, np.dtype[np.uint8]] = np.ctypeslib.as_array(memory)

@@ -131,9 +131,11 @@ def collect(
         raise CalibrationError(f"ONNX Runtime cannot run the segment to calibrate it: {error}") from error
     samples = []
     for index, group in enumerate(groups):
-        rows, low, high = zip(*(run[3 * index : 3 * index + 3] for run in observed), strict=True)
+        seen = (run[_OBSERVED * index : _OBSERVED * (index + 1)] for run in observed)
+        rows, low, high, total = zip(*seen, strict=True)
         sample = ActivationSample(rows=np.concatenate(rows), low=np.min(low, axis=0), high=np.max(high, axis=0))
-        if not (np.isfinite(sample.low).all() and np.isfinite(sample.high).all()):
+        # The total, because ONNX Runtime's smallest and largest value pass over NaN.
+        if not (np.isfinite(total).all() and np.isfinite(sample.low).all() and np.isfinite(sample.high).all()):
             raise CalibrationError(
                 f"What flows into {group[0].name} is not finite in the calibration feeds. Feed values that the "
                 f"original model handles, or deny the node (denied_nodes=['{group[0].name}'])."
@@ -250,7 +252,7 @@ def _observed_model(
 def _observe(
     graph: ir.Graph, value: ir.Value, channels: int, name: str, rows_per_feed: int, opset: int
 ) -> list[ir.Value]:
-    """Adds nodes that compute some rows, the smallest and the largest value of each channel of `value`."""
+    """Adds nodes that compute some rows, and smallest, largest and sum of each channel of `value`."""
 
     def constant(suffix: str, numbers: Sequence[int]) -> ir.Value:
         tensor = ir.tensor(np.asarray(numbers, np.int64), name=f"{name}_{suffix}")
@@ -277,6 +279,8 @@ def _observe(
         extremes = [add(op, [flat, axis], suffix, keepdims=0) for op, suffix in _EXTREMES]
     else:
         extremes = [add(op, [flat], suffix, keepdims=0, axes=[0]) for op, suffix in _EXTREMES]
+    # ReduceSum has taken its axes as an input from opset 13 on, before the others.
+    extremes.append(add("ReduceSum", [flat, axis], "total", keepdims=0))
     for output, dims in ((rows, 2), *((extreme, 1) for extreme in extremes)):
         output.type = ir.TensorType(ir.DataType.FLOAT)
         output.shape = ir.Shape([None] * (dims - 1) + [channels])
@@ -284,3 +288,4 @@ def _observe(
 
 
 _EXTREMES = (("ReduceMin", "low"), ("ReduceMax", "high"))
+_OBSERVED = 4  # Outputs for each group: rows, the two extremes and the sum.

@@ -8,6 +8,7 @@ import re
 import numpy as np
 import onnx
 import onnx_ir as ir
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -125,6 +126,7 @@ def assemble(blocks):
     return ir.serde.deserialize_model(onnx.shape_inference.infer_shapes(ir.serde.serialize_model(model)))
 
 
+@pytest.mark.slow
 @settings(max_examples=120)
 @given(blocks=st.lists(block, min_size=1, max_size=3), target=st.sampled_from(TARGETS))
 def test_outputs_stay_what_they_are(blocks, target):

@@ -1,0 +1,122 @@
+"""What int8 costs a trained model: embeddings of sentences that calibration has not seen, on the engines' own kernels."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+import tf_opt
+from tests.quantization.segments import run
+from tf_opt.border_values import border_values
+from tf_opt.engine_building import EngineBuilder
+from tf_opt.engines import create_backend
+from tf_opt.export import DEFAULT_OPSET
+from tf_opt.options import Options
+from tf_opt.passes.tf.pass_base import Border, PassPipeline
+from tf_opt.passes.tf.pipeline import GRAPH_PASSES
+from tf_opt.quantization import QuantizationSettings, quantize_segment
+from tf_opt.tensor_info import node_name
+from tf_opt.weights import detach_weights
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "examples" / "01_bert"))
+import bert_models
+
+SENTENCES = (Path(__file__).resolve().parents[1] / "data" / "sentences.txt").read_text().splitlines()
+CALIBRATION, UNSEEN = SENTENCES[:64], SENTENCES[64:264]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def minilm():
+    """MiniLM as one canonical segment, with its feeds for calibration and for judging."""
+    model, tokenizer = bert_models.minilm()
+    frozen = tf_opt.freeze_keras(model)
+    border = Border(inputs=tuple(map(node_name, frozen.input_names)), outputs=frozen.output_names)
+    light, weights = detach_weights(frozen.graph_def)
+    builder = EngineBuilder(Options(), create_backend("openvino"), border, DEFAULT_OPSET, None, lambda _: nullcontext())
+    light = builder.separate(PassPipeline(GRAPH_PASSES).run(light, border))
+    (segment,) = builder.segment(light).segments
+    names = {info.key: info.name for info in frozen.inputs}
+
+    def feeds(batches):
+        tokens = [tokenizer(batch, padding=True, return_tensors="np") for batch in batches]
+        named = [{names[key]: np.asarray(each[key], np.int32) for key in names} for each in tokens]
+        return border_values(light, weights, segment, named), [each["attention_mask"] for each in tokens]
+
+    prepared = builder.models.prepare(light, weights, segment)
+    calibration, _ = feeds([[sentence] for sentence in CALIBRATION])
+    return prepared.model, calibration, feeds([UNSEEN[start : start + 20] for start in range(0, len(UNSEEN), 20)])
+
+
+def embeddings(compute, judged):
+    """Mean-pooled embeddings of unit length, [sentences, hidden]."""
+    parts = []
+    for feed, mask in zip(*judged, strict=True):
+        hidden = next(output for output in compute(feed) if output.ndim == 3)
+        pooled = (hidden * mask[..., None]).sum(axis=1) / mask.sum(axis=1, keepdims=True)
+        parts.append(pooled / np.linalg.norm(pooled, axis=1, keepdims=True))
+    return np.concatenate(parts)
+
+
+def openvino_kernels(model):
+    import openvino
+
+    content = ir.serde.serialize_model(model).SerializeToString()
+    compiled = openvino.Core().compile_model(content, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda feed: list(compiled(feed).values())
+
+
+def spearman(first, second):
+    """Rank correlation of two lists without ties."""
+    ranks = [np.argsort(np.argsort(values)) for values in (first, second)]
+    return np.corrcoef(*ranks)[0, 1]
+
+
+def check(original, actual):
+    """The bar: each embedding close to the original's, and the order of neighbours kept."""
+    assert len(original) == 200
+    assert (original * actual).sum(axis=1).min() >= 0.99
+    pairs = np.triu_indices(len(original), 1)
+    assert spearman((original @ original.T)[pairs], (actual @ actual.T)[pairs]) >= 0.99
+
+
+@pytest.mark.parametrize("kernels", ["openvino", "onnxruntime", "by definition"])
+def test_embeddings_of_unseen_sentences(minilm, kernels):
+    model, calibration, judged = minilm
+    original = embeddings(lambda feed: run(model, feed), judged)
+    result = quantize_segment(model, calibration)
+    assert not result.notes
+    # All products with constant matrices; those inside of attention have none.
+    assert len(result.quantized_layers) == 6 * 6 + 1
+    if kernels == "openvino":
+        compute = openvino_kernels(result.model)
+    else:
+        compute = session(result.model, optimize=kernels == "onnxruntime")
+    check(original, embeddings(compute, judged))
+
+
+def session(model, optimize):
+    return lambda feed: run(model, feed, optimize)
+
+
+def test_the_form_of_tensorrt(minilm):
+    """Emulated: signed activations with zero point 0, computed as QuantizeLinear and DequantizeLinear define them."""
+    model, calibration, judged = minilm
+    original = embeddings(lambda feed: run(model, feed), judged)
+    result = quantize_segment(model, calibration, QuantizationSettings(target="tensorrt"))
+    for name, value in result.model.graph.initializers.items():
+        if name.endswith("/zero_point"):
+            assert value.dtype == ir.DataType.INT8
+            assert value.const_value.numpy() == 0
+    check(original, embeddings(session(result.model, optimize=False), judged))
+
+
+def test_a_few_sentences_are_too_few_and_that_is_said(minilm):
+    model, calibration, _ = minilm
+    assert "tokens" in quantize_segment(model, calibration[:4]).notes[0]
