@@ -62,6 +62,22 @@ def test_too_few_equal_or_constant_feeds_are_noted():
     assert "filled with one number" in note
 
 
+def test_ids_are_one_a_row():
+    model = model_of(
+        """g (int32[B, S] input_0) => (float[B, S, 64] y) {
+            rows = Gather (table, input_0)
+            y = MatMul (rows, w)
+        }""",
+        table=matrix(0),
+        w=matrix(1),
+    )
+    random = np.random.default_rng(0)
+    feeds = [{"input_0": random.integers(0, 64, (2, 50)).astype(np.int32)} for _ in range(4)]
+    assert not select(feeds, model)[1]
+    assert "Only 100 rows (tokens) in 1 feeds" in select(feeds[:1], model)[1][0]
+    assert len(select(feeds, model, maximum_rows=200)[0]) == 2
+
+
 @pytest.mark.parametrize(
     ("feeds", "message"),
     [

@@ -152,7 +152,13 @@ def _spread(count: int, wanted: int) -> list[int]:
 
 
 def _row_count(feed: Feed) -> int:
-    return max((array.size // max(1, array.shape[-1]) for array in feed.values() if array.ndim), default=1)
+    """Returns how many rows a feed brings: an id or an entry of a mask is one each, floating point has a row last."""
+    counts = [
+        array.size if array.dtype.kind in "iub" else array.size // max(1, array.shape[-1])
+        for array in feed.values()
+        if array.ndim
+    ]
+    return max(counts, default=1)
 
 
 def _checked(model: ir.Model, feed: Feed) -> dict[str, Array]:

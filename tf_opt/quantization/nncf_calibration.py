@@ -1,9 +1,9 @@
 """Recipes from nncf's post-training quantization.
 
-It takes one smoothing exponent for the whole model and its own ranges. The search does better on the models that both
-were tried on, in a fraction of the time and memory (nncf copies the model for each of its steps), so this serves those
-who know nncf and want its results. Read is where nncf put which scale; the quantized model itself is written as for any
-recipe.
+It takes one smoothing exponent for the whole model. On MiniLM the worst of 200 unseen sentence embeddings had a cosine
+to the original of 0.92 to 0.988, depending on the exponent, against 0.995 by the search; BERT-base took 2.6 GB with
+smoothing, as nncf copies the model for each of its steps. So this is for comparison, and for those who want nncf's own
+ranges. Read is which scale nncf put where; the quantized model is written as for any recipe.
 """
 
 from __future__ import annotations

@@ -87,16 +87,15 @@ def test_mask_that_is_reshaped_to_the_sizes_of_the_tokens():
     assert layout.leading(values["x"]) == "pair"
 
 
-def test_reshapes_that_say_nothing_of_the_sizes():
-    """What is left over for -1, or beside a number, is no axis of the input."""
-    for target in ([-1, 4], [0, -1]):
-        text = """g (float[N, D] x, float[B, S, 8] z, int64[B, S] mask) => (float y) {
-            r = Reshape(x, target) y = Relu(r)
-        }"""
-        layout, values = layout_of(model_of(text, target=np.array(target, np.int64)))
-        shape = layout.shapes.shape(values["y"])
-        assert shape is not None
-        assert shape[0] != symbol("dim N") or target[0] == 0
+def test_a_reshape_that_says_nothing_of_the_sizes():
+    """What is left over for -1 is not the axis that stands at its place."""
+    text = """g (float[N, D] x, float[B, S, 8] z, int64[B, S] mask) => (float y) {
+        r = Reshape(x, target) y = Relu(r)
+    }"""
+    layout, values = layout_of(model_of(text, target=np.array([-1, 4], np.int64)))
+    shape = layout.shapes.shape(values["y"])
+    assert shape is not None
+    assert shape[0] != symbol("dim N")
 
 
 def test_mask_with_axes_between():
