@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
 import os
+import sys
+from pathlib import Path
 
 # TensorFlow reads both when it is imported, which the first test module does.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -18,6 +21,18 @@ import pytest
 hypothesis.settings.register_profile("local", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, database=None, print_blob=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+_test_numbers = itertools.count()
+
+
+@pytest.fixture(autouse=True)
+def own_optimizations(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where this test's optimizations are kept, so that none finds the result of another or of the developer."""
+    folder = tmp_path_factory.getbasetemp() / "caches" / str(next(_test_numbers))
+    # Not imported for it: tests of what an import loads must not find TensorFlow loaded.
+    if (module := sys.modules.get("tf_opt.optimization_cache")) is not None:
+        monkeypatch.setattr(module, "cache_directory", lambda: folder)
+    return folder
 
 
 @functools.cache
