@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -11,9 +13,17 @@ import tensorflow as tf
 import tf_opt
 from tests.small_graphs import engine_nodes, feed, mlp, two_towers
 from tf_opt import adoption, errors, ops
+from tf_opt.adoption import AdoptionTrials, Candidate
+from tf_opt.engine_building import EngineBuilder
+from tf_opt.engines import create_backend
+from tf_opt.export import DEFAULT_OPSET
+from tf_opt.held_weights import HeldWeights
+from tf_opt.ops import held_tensors
 from tf_opt.paired_comparison import paired_comparison
+from tf_opt.passes.tf.pass_base import Border
 from tf_opt.report import SegmentReport
 from tf_opt.trial import Trial
+from tf_opt.weights import detach_weights
 
 Seconds = Callable[[int], float]
 
@@ -210,3 +220,60 @@ def test_engine_that_fails_where_the_original_works_goes_back(monkeypatch, batch
     segment = optimized_segment([feed(3), feed(7)])
     assert not segment.adopted
     assert segment.reason == f"fails where the original works: out of registers (fed: x {batch}×16)"
+
+
+# Memory.
+
+
+def trials(held: HeldWeights | None) -> tuple[AdoptionTrials, list[Candidate]]:
+    light, weights = detach_weights(wide_mlp())
+    border = Border(inputs=("x",), outputs=("y:0",))
+    options = tf_opt.Options(adopt="always")
+    builder = EngineBuilder(options, create_backend("auto"), border, DEFAULT_OPSET, None, lambda _: nullcontext())
+    _, built, _ = builder.build_all(light, weights)
+    found = AdoptionTrials(light, light, weights, ["y:0"], [feed()], options, held=held)
+    return found, [each.candidate for each in built]
+
+
+def wide_mlp() -> Any:
+    """Its weight is big enough to be held."""
+    return mlp(hidden=2048)
+
+
+@pytest.fixture
+def alive(monkeypatch: pytest.MonkeyPatch) -> weakref.WeakSet[Any]:
+    """The tensors that are held."""
+    found: weakref.WeakSet[Any] = weakref.WeakSet()
+    make = held_tensors.HeldTensor.__init__
+
+    def note(self: Any, *arguments: Any) -> None:
+        make(self, *arguments)
+        found.add(self)
+
+    monkeypatch.setattr(held_tensors.HeldTensor, "__init__", note)
+    return found
+
+
+def test_own_memory_for_weights_is_freed_with_the_decision(monkeypatch, alive):
+    during: list[int] = []
+    run_original = Trial.run_original
+
+    def run(self: Trial, values: Any) -> Any:
+        during.append(len(alive))
+        return run_original(self, values)
+
+    monkeypatch.setattr(Trial, "run_original", run)
+    found, candidates = trials(None)
+    assert found.adopt(candidates).graph_def is not None
+    assert max(during) == 1
+    assert not alive
+
+
+def test_memory_for_weights_that_is_given_stays(alive):
+    held = HeldWeights()
+    for _ in range(2):
+        found, candidates = trials(held)
+        found.adopt(candidates)
+        assert len(alive) == 1
+    held.close()
+    assert not alive

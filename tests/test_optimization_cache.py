@@ -11,6 +11,7 @@ from tensorflow.core.framework import graph_pb2
 
 from tests.small_graphs import mlp
 from tf_opt import optimization_cache
+from tf_opt.ops import cache_directory
 from tf_opt.optimization_cache import CacheEntry, OptimizationCache
 from tf_opt.report import OptimizationReport, RefusedNode
 from tf_opt.weights import detach_weights
@@ -64,6 +65,7 @@ def test_later_entry_replaces_the_earlier(tmp_path):
 
 
 def test_folder_of_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setattr(optimization_cache, "cache_directory", cache_directory)
     monkeypatch.setenv("TF_OPT_CACHE_DIR", str(tmp_path))
     assert OptimizationCache().folder == tmp_path / "optimizations"
 
