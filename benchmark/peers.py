@@ -5,7 +5,7 @@ in every round, so that noise of the machine hits all alike, and only one of the
 timed, every worker's outputs are compared with those of the original Session; one in fp32 that differs by more than
 1e-3 is left out, and the exit status is 1.
 
-    python benchmark/peers.py                                    # everything; takes about two hours on 2 cores
+    python benchmark/peers.py                                    # everything; takes one to two hours on 2 cores
     python benchmark/peers.py --peers 'tf_opt-*' openvino-fp32 --points 1x16 1x128 --rounds 9
     python benchmark/peers.py --list
 
@@ -77,20 +77,17 @@ class Run:
         self.rows: list[dict[str, Any]] = []
         self.ceilings: list[dict[str, Any]] = []
         self.budget_left: float = arguments.budget_seconds
-        self.steps_left = 0
 
     def execute(self) -> int:
         """Does everything; returns the exit status."""
         self.prepare_files()
         self.ceilings.append(self.measured_ceilings())
-        others = [spec for spec in self.specs if spec.name != ORIGINAL]
-        original = next(spec for spec in PEERS if spec.name == ORIGINAL)
-        groups = schedule.groups_of(original, self.usable(others), self.at_once())
-        self.steps_left = len(groups) * len(self.points)
-        for number, group in enumerate(groups):
-            say(f"Group {number + 1} of {len(groups)}: {', '.join(spec.name for spec in group)}")
-            self.measure_group(number, group)
+        waiting = [spec for spec in self.specs if spec.name != ORIGINAL]
+        number = 0
+        while waiting or number == 0:
+            waiting = self.measure_group(number, waiting)
             self.write()
+            number += 1
         self.ceilings.append(self.measured_ceilings())
         content = self.write()
         print(plot_peers.markdown(content))
@@ -135,24 +132,18 @@ class Run:
         """Returns the file of a point's feeds."""
         return (self.folder / "feeds" / f"{batch}x{sequence}.npz").resolve()
 
-    def usable(self, specs: Sequence[PeerSpec]) -> list[PeerSpec]:
-        """Returns the peers whose workers can be started; notes why the others cannot."""
-        found = []
-        for spec in specs:
-            try:
-                interpreter_of(spec, self.interpreters)
-                found.append(spec)
-            except PeerUnavailableError as error:
-                self.leave_out(spec.name, str(error))
-        return found
-
-    def at_once(self) -> int:
-        """Returns how many workers may be there at a time."""
-        if self.arguments.at_once is not None:
-            return int(self.arguments.at_once)
-        # What the weights become in a worker (TensorFlow keeps up to four copies), and a GiB for the rest.
-        each = 4 * (self.folder / "weights.safetensors").stat().st_size + 2**30
-        return max(2, int(available_memory() * 0.9 // each))
+    def bytes_of(self, spec: PeerSpec) -> float:
+        """Returns about how much memory a worker takes at the largest point."""
+        weights = (self.folder / "weights.safetensors").stat().st_size
+        # Two tensors of the feed-forward block and three of attention scores are alive at the same time.
+        activations = max(
+            4
+            * batch
+            * sequence
+            * (2 * self.config["intermediate_size"] + 3 * self.config["num_attention_heads"] * sequence)
+            for batch, sequence in self.points
+        )
+        return spec.copies * weights + activations
 
     def measured_ceilings(self) -> dict[str, Any]:
         """Measures the ceilings in a process of its own."""
@@ -165,25 +156,41 @@ class Run:
         found: dict[str, Any] = json.loads(result.stdout)
         return found
 
-    def measure_group(self, number: int, group: Sequence[PeerSpec]) -> None:
-        """Starts a group's workers and takes them through all points."""
+    def measure_group(self, number: int, waiting: Sequence[PeerSpec]) -> list[PeerSpec]:
+        """Starts the original and as many of the others as fit, and takes them through all points.
+
+        Returns:
+            Those that did not fit.
+        """
         workers: dict[str, Worker] = {}
+        specs = {spec.name: spec for spec in PEERS}
+
+        def start(name: str) -> bool:
+            try:
+                workers[name] = self.start(specs[name])
+            except PeerUnavailableError as error:
+                self.leave_out(name, str(error))
+            except WorkerError as error:
+                self.fail(name, str(error))
+            return name in workers
+
+        say(f"Group {number + 1}")
+        room = 0.9 * available_memory() - self.bytes_of(specs[ORIGINAL])
+        sizes = {spec.name: self.bytes_of(spec) for spec in waiting}
         try:
-            for spec in group:
-                try:
-                    workers[spec.name] = self.start(spec)
-                except PeerUnavailableError as error:
-                    self.leave_out(spec.name, str(error))
-                except WorkerError as error:
-                    self.fail(spec.name, str(error))
-            if ORIGINAL not in workers:
+            if not start(ORIGINAL):
                 raise SystemExit(f"The original Session does not start: {self.left_out[ORIGINAL]}")
-            for batch, sequence in self.points:
-                self.measure_point(number, workers, batch, sequence)
-                self.steps_left -= 1
+            started, left = schedule.fitting(sizes, room, self.arguments.at_once - 1, start)
+            groups_left = -(-sum(sizes[name] for name in left) // max(room, 1.0))
+            steps_left = len(self.points) * int(1 + groups_left)
+            if started or number == 0:
+                for batch, sequence in self.points:
+                    self.measure_point(number, workers, batch, sequence, steps_left)
+                    steps_left -= 1
         finally:
             for worker in workers.values():
                 worker.close()
+        return [specs[name] for name in left]
 
     def start(self, spec: PeerSpec) -> Worker:
         """Starts a worker and has it load the model."""
@@ -207,8 +214,18 @@ class Run:
         say(f"  {spec.name} loaded in {seconds} s: {answer['details']}")
         return worker
 
-    def measure_point(self, number: int, workers: dict[str, Worker], batch: int, sequence: int) -> None:
-        """Compares all workers with the original at one point, then times them in turns."""
+    def measure_point(
+        self, number: int, workers: dict[str, Worker], batch: int, sequence: int, steps_left: int
+    ) -> None:
+        """Compares all workers with the original at one point, then times them in turns.
+
+        Args:
+            number: Of the group.
+            workers: By peer; those that fail are closed and taken out.
+            batch: Rows.
+            sequence: Tokens of each row.
+            steps_left: How many points of all groups have to share what is left of the budget, this one included.
+        """
         estimates: dict[str, float] = {}
         reference: dict[str, Any] = {}
         for name in list(workers):
@@ -225,7 +242,7 @@ class Run:
                 workers.pop(name).close()
                 if name == ORIGINAL:
                     raise SystemExit(str(error)) from error
-        times = self.timed(workers, {name: estimates[name] for name in workers})
+        times = self.timed(workers, {name: estimates[name] for name in workers}, steps_left)
         flops = bert_flops(self.config, batch, sequence)
         original = float(np.median(times[ORIGINAL]))
         for name, seconds in times.items():
@@ -275,11 +292,13 @@ class Run:
         self.fail(name, f"at {batch}×{sequence} its outputs are off by {error:.3g}; allowed are {FP32_TOLERANCE:g}")
         return True
 
-    def timed(self, workers: Mapping[str, Worker], estimates: Mapping[str, float]) -> dict[str, list[float]]:
+    def timed(
+        self, workers: Mapping[str, Worker], estimates: Mapping[str, float], steps_left: int
+    ) -> dict[str, list[float]]:
         """Times the workers in turns; returns seconds by peer."""
         lead_in = {name: int(seconds < LEAD_IN_BELOW_SECONDS) for name, seconds in estimates.items()}
         a_round = sum(seconds * (1 + lead_in[name]) + PAUSE_SECONDS for name, seconds in estimates.items())
-        rounds = schedule.rounds_within(self.budget_left, self.steps_left, a_round, self.arguments.rounds)
+        rounds = schedule.rounds_within(self.budget_left, steps_left, a_round, self.arguments.rounds)
         started = time.perf_counter()
         times: dict[str, list[float]] = {name: [] for name in workers}
         for number, order in enumerate(schedule.orders(list(workers), rounds, self.arguments.seed)):
@@ -403,7 +422,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "each point gets in any case",
     )
     parser.add_argument("--settle-seconds", type=float, default=SETTLE_SECONDS, help="of each peer at each point")
-    parser.add_argument("--at-once", type=int, help="most workers at a time (default: what fits into memory)")
+    parser.add_argument(
+        "--at-once", type=int, default=100, help="most workers at a time, besides what fits into memory"
+    )
     parser.add_argument("--config", type=json.loads, default={}, help="JSON of what differs from BERT-base")
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "peers", help="for models and environments")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmark" / "results" / "peers.json")
@@ -415,7 +436,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the order in each round")
     parser.add_argument("--list", action="store_true", help="list the peers and stop")
     parsed = parser.parse_args(arguments)
-    if parsed.at_once is not None and parsed.at_once < 2:
+    if parsed.at_once < 2:
         parser.error("--at-once must be at least 2: the original and one other")
     if parsed.rounds < schedule.MINIMUM_ROUNDS:
         parser.error(f"--rounds must be at least {schedule.MINIMUM_ROUNDS}")

@@ -165,6 +165,38 @@ def test_other_types_keep_their_values(dtype):
     check(graph_of(lambda x: tf.gather(table, tf.cast(x, tf.int32)), None), np.float32([3, 999, 0]), held=1)
 
 
+def test_control_inputs_stay():
+    """In the frame of a loop they are what makes a constant run there."""
+    kernel = weight(128, 256)
+    graph = tf.Graph()
+    with graph.as_default():
+        x = tf.compat.v1.placeholder(tf.float32, [None, 128], name="x")
+        with tf.control_dependencies([tf.identity(x, name="anchor")]):
+            constant = tf.constant(kernel, name="kernel")
+        tf.identity(tf.matmul(x, constant), name="y")
+    light, weights = detach_weights(graph.as_graph_def())
+    runnable = HeldWeights().session_graph(light, weights, ["y:0"])
+    (node,) = [node for node in runnable.graph_def.node if ID_ATTRIBUTE in node.attr]
+    assert list(node.input) == ["^anchor"]
+    check(graph.as_graph_def(), weight(3, 128), held=1)
+
+
+def test_weights_in_a_loop():
+    kernel = weight(128, 128)
+
+    def build(x: Any) -> Any:
+        return tf.while_loop(lambda i, _: i < 3, lambda i, y: (i + 1, tf.matmul(y, kernel)), [0, x])[1]
+
+    with tf.Graph().as_default():
+        tf.compat.v1.disable_control_flow_v2()
+        try:
+            graph_def = graph_of(build, None, 128)
+        finally:
+            tf.compat.v1.enable_control_flow_v2()
+    assert any(node.op == "NextIteration" for node in graph_def.node)
+    check(graph_def, weight(3, 128), held=1)
+
+
 def functional_graph() -> graph_pb2.GraphDef:
     kernel = weight(128, 256)
     graph = tf.Graph()

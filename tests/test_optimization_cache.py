@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,8 @@ from tensorflow.core.framework import graph_pb2
 from tests.small_graphs import mlp
 from tf_opt import optimization_cache
 from tf_opt.ops import cache_directory
-from tf_opt.optimization_cache import CacheEntry, OptimizationCache
-from tf_opt.report import OptimizationReport, RefusedNode
+from tf_opt.optimization_cache import CacheEntry, OptimizationCache, is_worth_keeping
+from tf_opt.report import Measurement, OptimizationReport, RefusedNode, SegmentReport
 from tf_opt.weights import detach_weights
 
 KEY, OTHER = "a" * 40, "b" * 40
@@ -245,3 +247,38 @@ def test_graphs_of_other_functions_survive(tmp_path):
     stored = CacheEntry(graph_def=graph_def, report=report())
     cache.store(KEY, stored)
     assert_equal(cache.load(KEY), stored)
+
+
+@pytest.mark.parametrize(
+    ("adopted", "verdict", "upper", "kept"),
+    [
+        (False, "slower", math.inf, False),
+        (False, "slower", 0.9, True),
+        (True, "same", math.inf, True),
+        (False, "faster", math.inf, True),  # It went back for its values.
+    ],
+)
+def test_decision_on_too_few_runs_is_not_worth_keeping(adopted, verdict, upper, kept):
+    measurement = Measurement(
+        original_milliseconds=1.0,
+        optimized_milliseconds=2.0,
+        ratio=0.5,
+        interval=(0.0, upper),
+        rounds=3,
+        verdict=verdict,
+    )
+    segment = SegmentReport(
+        name="tf_opt_segment_0",
+        node_count=1,
+        op_counts={},
+        inputs=(),
+        outputs=(),
+        weight_bytes=0,
+        adopted=adopted,
+        measurement=measurement,
+    )
+    assert is_worth_keeping(replace(report(), segments=(segment,))) == kept
+
+
+def test_optimization_without_segments_is_worth_keeping():
+    assert is_worth_keeping(report())

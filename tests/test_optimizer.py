@@ -413,3 +413,22 @@ def test_dump_dir(tmp_path):
     optimize(mlp(), ["y"], [feed()], dump_dir=tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
     assert {"00_input.pb", "tf_opt_segment_0.pb", "tf_opt_segment_0.onnx"} <= names
+
+
+def test_second_run_on_the_same_model_feeds_and_options_comes_from_the_cache(tmp_path):
+    def run(**options):
+        optimizer = tf_opt.Tf2TrtOpt(adopt="always", cache_dir=tmp_path, **options)
+        graph_def = optimizer.optimize_graph_def(mlp(), ["y"], [feed()])
+        return graph_def, optimizer.report
+
+    first, made = run()
+    second, stored = run()
+    assert not made.from_cache
+    assert stored.from_cache
+    assert second.SerializeToString(deterministic=True) == first.SerializeToString(deterministic=True)
+    assert stored.segments == made.segments
+    assert "From the cache" in stored.text()
+    assert not run(keep_fallback=False)[1].from_cache
+    assert not run(cache=False)[1].from_cache
+    # What is to be dumped has to be made.
+    assert not run(dump_dir=tmp_path / "dump")[1].from_cache

@@ -21,6 +21,7 @@ import fcntl
 import hashlib
 import json
 import logging
+import math
 import os
 import struct
 import tempfile
@@ -148,6 +149,21 @@ class OptimizationCache:
                 total += _size(path)
                 if total > self.limit_bytes:
                     path.unlink(missing_ok=True)
+
+
+def is_worth_keeping(report: OptimizationReport) -> bool:
+    """Tells whether an optimization would decide the same again.
+
+    An engine that went back as slower after too few runs for a confidence interval may have been measured while the
+    machine was busy; another optimization should measure it again.
+    """
+    return not any(
+        segment.measurement is not None
+        and segment.measurement.verdict == "slower"
+        and math.isinf(segment.measurement.interval[1])
+        for segment in report.segments
+        if not segment.adopted
+    )
 
 
 def _pack(key: str, entry: CacheEntry) -> list[bytes]:

@@ -29,7 +29,7 @@ from tf_opt.feeds import Feed, NormalizedFeed, check_feeds
 from tf_opt.frozen_graph import FrozenGraph, find_tensor
 from tf_opt.graph_checks import frozen_from_graph_def
 from tf_opt.ops.build import load as load_op
-from tf_opt.optimization_cache import CacheEntry, OptimizationCache
+from tf_opt.optimization_cache import CacheEntry, OptimizationCache, is_worth_keeping
 from tf_opt.options import Options
 from tf_opt.passes.tf.graph_editor import keep_reachable
 from tf_opt.passes.tf.last_axis_of_means import LastAxisOfMeans
@@ -207,7 +207,7 @@ class _Run:
             entry = None if results is None or key is None or self.dump_dir else results.load(key)
             if entry is None:
                 entry = self.decide(light, weights, feeds, calibration, results)
-                if results is not None and key is not None:
+                if results is not None and key is not None and is_worth_keeping(entry.report):
                     with self.stage("cache"):
                         results.store(key, entry)
             else:

@@ -18,6 +18,7 @@ class PeerSpec:
         options: What the worker is told.
         environment: "main" for the interpreter that runs the benchmark, "torch" for the one with PyTorch.
         variables: Environment variables of the worker.
+        copies: How many times the size of the weights its worker takes, as measured.
     """
 
     name: str
@@ -26,6 +27,7 @@ class PeerSpec:
     options: Mapping[str, Any] = field(default_factory=dict)
     environment: str = "main"
     variables: Mapping[str, str] = field(default_factory=dict)
+    copies: float = 7.0
 
 
 ORIGINAL = "tensorflow"
@@ -36,7 +38,13 @@ _XLA_FLAGS = {"TF_XLA_FLAGS": "--tf_xla_cpu_global_jit"}
 
 
 def _torch(name: str, precision: str, **options: Any) -> PeerSpec:
-    return PeerSpec(name=name, precision=precision, module="torch_bert", options=options, environment="torch")
+    return PeerSpec(
+        name=name, precision=precision, module="torch_bert", options=options, environment="torch", copies=5.0
+    )
+
+
+def _onnxruntime(name: str, precision: str, **options: Any) -> PeerSpec:
+    return PeerSpec(name=name, precision=precision, module="onnx_runtime", options=options, copies=3.0)
 
 
 PEERS = (
@@ -50,16 +58,16 @@ PEERS = (
     ),
     PeerSpec(name="tensorflow-bf16", precision="bf16", module="tensorflow_session", options={"bf16": True}),
     *(
-        PeerSpec(name=f"tf_opt-{each}", precision=each, module="tf_opt_graph", options={"precision": each})
+        PeerSpec(name=f"tf_opt-{each}", precision=each, module="tf_opt_graph", options={"precision": each}, copies=10.0)
         for each in ("fp32", "fp16", "bf16", "int8", "auto")
     ),
-    PeerSpec(name="onnxruntime", precision="fp32", module="onnx_runtime"),
-    PeerSpec(name="onnxruntime-optimizer", precision="fp32", module="onnx_runtime", options={"optimizer": True}),
-    PeerSpec(
-        name="onnxruntime-int8", precision="int8", module="onnx_runtime", options={"optimizer": True, "int8": True}
-    ),
+    _onnxruntime("onnxruntime", "fp32"),
+    _onnxruntime("onnxruntime-optimizer", "fp32", optimizer=True),
+    _onnxruntime("onnxruntime-int8", "int8", optimizer=True, int8=True),
     *(
-        PeerSpec(name=f"openvino-{each}", precision=each, module="openvino_static", options={"precision": each})
+        PeerSpec(
+            name=f"openvino-{each}", precision=each, module="openvino_static", options={"precision": each}, copies=4.0
+        )
         for each in ("fp32", "bf16", "int8")
     ),
     _torch("torch", "fp32"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 MINIMUM_ROUNDS = 3
@@ -11,16 +11,28 @@ MINIMUM_ROUNDS = 3
 T = TypeVar("T")
 
 
-def groups_of(original: T, others: Sequence[T], at_once: int) -> list[list[T]]:
-    """Returns groups of at most `at_once` peers, each with the original first, of about equal sizes.
+def fitting(
+    sizes: Mapping[T, float], capacity: float, at_most: int, start: Callable[[T], bool]
+) -> tuple[list[T], list[T]]:
+    """Starts as many peers as there is room for; returns those that started, and those that have to wait.
+
+    At least one is started where any can be, however large, since it would wait forever otherwise.
 
     Args:
-        original: The peer that every group needs.
-        others: The others.
-        at_once: How many workers there may be at a time; at least 2.
+        sizes: What each needs, in any unit, in the order of preference.
+        capacity: How much room there is.
+        at_most: How many there is room for.
+        start: Starts one; False where it cannot run at all, so that it takes no room.
     """
-    count = max(1, -(-len(others) // max(1, at_once - 1)))
-    return [[original, *others[number::count]] for number in range(count)]
+    started: list[T] = []
+    waiting: list[T] = []
+    for name, size in sizes.items():
+        if started and (size > capacity or len(started) >= at_most):
+            waiting.append(name)
+        elif start(name):
+            started.append(name)
+            capacity -= size
+    return started, waiting
 
 
 def rounds_within(seconds_left: float, points_left: int, seconds_a_round: float, maximum: int) -> int:

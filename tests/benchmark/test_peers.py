@@ -64,12 +64,21 @@ def test_feeds_are_random_and_only_the_check_is_padded(tmp_path: Path) -> None:
     assert not np.array_equal(feeds["0"]["input_ids"], feeds["1"]["input_ids"])
 
 
-def test_each_group_has_the_original() -> None:
-    groups = schedule.groups_of("original", list("abcdefg"), 4)
-    assert [group[0] for group in groups] == ["original"] * 3
-    assert sorted(name for group in groups for name in group[1:]) == list("abcdefg")
-    assert max(map(len, groups)) <= 4
-    assert schedule.groups_of("original", [], 4) == [["original"]]
+def test_as_many_start_as_fit() -> None:
+    sizes = {"a": 3.0, "b": 3.0, "broken": 9.0, "c": 2.0, "d": 5.0, "e": 2.0}
+    asked: list[str] = []
+
+    def start(name: str) -> bool:
+        asked.append(name)
+        return name != "broken"
+
+    assert schedule.fitting(sizes, 10.0, 9, start) == (["a", "b", "c", "e"], ["broken", "d"])
+    assert asked == ["a", "b", "c", "e"]
+    assert schedule.fitting(sizes, 10.0, 2, start) == (["a", "b"], ["broken", "c", "d", "e"])
+    # One that is too large starts alone, and one that cannot run takes no room.
+    assert schedule.fitting({"d": 5.0, "e": 2.0}, 4.0, 9, start) == (["d"], ["e"])
+    assert schedule.fitting({"broken": 9.0, "e": 2.0}, 2.0, 9, start) == (["e"], [])
+    assert schedule.fitting({}, 2.0, 9, start) == ([], [])
 
 
 def test_rounds_share_the_budget() -> None:
