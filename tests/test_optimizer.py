@@ -397,9 +397,7 @@ def test_op_without_kernel_is_refused():
         optimize(graph.as_graph_def(), ["y"], [feed()])
 
 
-def test_precision_and_opset():
-    with pytest.raises(errors.InvalidOptionError, match="disable_fp16"):
-        tf_opt.Tf2TrtOpt().optimize_graph_def(mlp(), ["y"], [feed()], False)
+def test_opset_that_is_not_possible():
     with pytest.raises(errors.InvalidOptionError, match="opset is 3"):
         tf_opt.Tf2TrtOpt().optimize_graph_def(mlp(), ["y"], [feed()], True, opset=3)
 
