@@ -31,7 +31,15 @@ class UnsupportedPrecisionError(TfOptError, ValueError):
 
 
 class EngineBuildError(TfOptError):
-    """A backend could not build an engine from a segment."""
+    """A backend could not build an engine from a segment.
+
+    Attributes:
+        nodes: Names of the nodes of the ONNX model that the backend refused, as far as it named any.
+    """
+
+    def __init__(self, message: str, nodes: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.nodes = nodes
 
 
 class EngineBlobCorruptError(TfOptError):

@@ -24,11 +24,14 @@ class ShapeProfile:
         minimum: Smallest shape per input name.
         optimum: The shape that the engine is tuned for, per input name.
         maximum: Largest shape per input name.
+        values: For small integer inputs, which may hold a shape: the smallest, the tuned for and the largest value of
+            each element, flattened.
     """
 
     minimum: Mapping[str, tuple[int, ...]]
     optimum: Mapping[str, tuple[int, ...]]
     maximum: Mapping[str, tuple[int, ...]]
+    values: Mapping[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not set(self.minimum) == set(self.optimum) == set(self.maximum):
@@ -101,8 +104,13 @@ class EngineBackend(ABC):
     """The Python package that it needs."""
     install_command: ClassVar[str]
     """The command that installs the package."""
-    onnx_target: ClassVar[OnnxTarget]
-    """The operator set and the fused forms that it wants models in."""
+    wants_profiles: ClassVar[bool] = False
+    """Whether its engines serve ranges of shapes that have to be known when they are built."""
+
+    @property
+    @abstractmethod
+    def onnx_target(self) -> OnnxTarget:
+        """The operator set and the fused forms that it wants models in."""
 
     @abstractmethod
     def unavailable_reason(self) -> str | None:

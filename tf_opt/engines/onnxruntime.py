@@ -35,7 +35,11 @@ class ONNXRuntimeBackend(EngineBackend):
     name: ClassVar[str] = "onnxruntime"
     package: ClassVar[str] = "onnxruntime"
     install_command: ClassVar[str] = "pip install onnxruntime"
-    onnx_target: ClassVar[OnnxTarget] = OnnxTarget(name="onnxruntime", opset=20, gelu=True)
+
+    @property
+    def onnx_target(self) -> OnnxTarget:
+        """The forms that ONNX Runtime takes."""
+        return OnnxTarget(name="onnxruntime", opset=20, gelu=True)
 
     def unavailable_reason(self) -> str | None:
         """Returns None: the CPU provider runs wherever the package installs."""

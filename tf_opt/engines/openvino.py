@@ -35,7 +35,11 @@ class OpenVINOBackend(EngineBackend):
     name: ClassVar[str] = "openvino"
     package: ClassVar[str] = "openvino"
     install_command: ClassVar[str] = "pip install openvino"
-    onnx_target: ClassVar[OnnxTarget] = OnnxTarget(name="openvino", opset=20, gelu=True)
+
+    @property
+    def onnx_target(self) -> OnnxTarget:
+        """The forms that OpenVINO takes."""
+        return OnnxTarget(name="openvino", opset=20, gelu=True)
 
     def unavailable_reason(self) -> str | None:
         """Returns None: OpenVINO's CPU plugin runs wherever its package installs."""

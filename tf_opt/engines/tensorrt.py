@@ -22,7 +22,11 @@ class TensorRTBackend(EngineBackend):
     name: ClassVar[str] = "tensorrt"
     package: ClassVar[str] = "tensorrt"
     install_command: ClassVar[str] = "pip install tensorrt"
-    onnx_target: ClassVar[OnnxTarget] = OnnxTarget(name="tensorrt", opset=20, gelu=True)
+
+    @property
+    def onnx_target(self) -> OnnxTarget:
+        """The forms that TensorRT takes."""
+        return OnnxTarget(name="tensorrt", opset=20, gelu=True)
 
     def unavailable_reason(self) -> str | None:
         """Returns that there is no CUDA device, or that this version of tf_opt does not build TensorRT engines."""
