@@ -17,6 +17,8 @@ from tf_opt.ops.import_hook import register_when_tensorflow_is_imported
 if TYPE_CHECKING:
     from tf_opt.benchmarking import benchmark
     from tf_opt.comparison import compare
+    from tf_opt.doctor import doctor
+    from tf_opt.engines.tensorrt.settings import TensorRTSettings
     from tf_opt.freeze import freeze_concrete_function, freeze_keras, freeze_saved_model, load_graph_def
     from tf_opt.frozen_graph import FrozenGraph
     from tf_opt.optimizer import Tf2TrtOpt
@@ -36,11 +38,13 @@ __all__ = [
     "OptimizationReport",
     "Options",
     "QuantizationSettings",
+    "TensorRTSettings",
     "Tf2TrtOpt",
     "Tolerance",
     "__version__",
     "benchmark",
     "compare",
+    "doctor",
     "errors",
     "freeze_concrete_function",
     "freeze_keras",
@@ -58,10 +62,12 @@ _MODULE_OF = {
     "OptimizationReport": "tf_opt.report",
     "Options": "tf_opt.options",
     "QuantizationSettings": "tf_opt.quantization",
+    "TensorRTSettings": "tf_opt.engines.tensorrt.settings",
     "Tf2TrtOpt": "tf_opt.optimizer",
     "Tolerance": "tf_opt.tolerance",
     "benchmark": "tf_opt.benchmarking",
     "compare": "tf_opt.comparison",
+    "doctor": "tf_opt.doctor",
     "freeze_concrete_function": "tf_opt.freeze",
     "freeze_keras": "tf_opt.freeze",
     "freeze_saved_model": "tf_opt.freeze",

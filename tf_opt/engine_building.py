@@ -1,12 +1,16 @@
-"""Cuts a graph into segments that become engines, cutting again around nodes that do not convert."""
+"""Cuts a graph into segments that become engines, cutting again around nodes that do not convert.
+
+Where several engines are given, each node is for the first of them that takes it, and a segment holds nodes of one
+engine. What an engine refuses when it is built is for the next one.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from tensorflow.core.framework import graph_pb2
@@ -23,7 +27,7 @@ from tf_opt.passes.tf.segment import Segment, Segmentation, segment_graph
 from tf_opt.passes.tf.separate_indices import SeparateIndices
 from tf_opt.passes.tf.tensor_types import tensor_infos
 from tf_opt.report import SegmentReport
-from tf_opt.segment_models import PreparedSegment, SegmentModels, Stage
+from tf_opt.segment_models import PreparedSegment, Profiles, SegmentModels, Stage
 from tf_opt.tensor_info import TensorInfo, node_name
 from tf_opt.weights import WeightStore
 
@@ -34,68 +38,89 @@ SUSPECTS_PER_OP = 3
 """How many nodes of an op are built alone where a segment fails and nothing says which of its nodes is at fault."""
 
 
+Refused: TypeAlias = Mapping[tuple[str, str], str]
+"""Why an engine does not take a node, by (engine, node)."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class BuiltSegment:
-    """A segment in canonical form, and its engine in fp32."""
+    """A segment in canonical form, and its engine in fp32.
+
+    Attributes:
+        prepared: The segment.
+        candidate: Its engine.
+        models: Builds other engines of it, with the same backend.
+    """
 
     prepared: PreparedSegment
     candidate: Candidate
+    models: SegmentModels
 
 
 class EngineBuilder:
-    """Segments, exports and builds with one backend and one set of options."""
+    """Segments, exports and builds with one set of options."""
 
     def __init__(
         self,
         options: Options,
-        backend: EngineBackend,
+        backends: Sequence[EngineBackend],
         border: Border,
         opset: int,
         dump_dir: Path | None,
         stage: Stage,
+        profiles: Profiles,
     ) -> None:
         """Keeps what all segments share.
 
         Args:
             options: What may enter an engine, and what becomes of failures.
-            backend: Builds the engines.
+            backends: Build the engines; of each node the first that takes it.
             border: What the user feeds and fetches.
             opset: ONNX opset of the exported segments.
             dump_dir: Where segments are written; None writes nothing.
             stage: Shows and times a stage.
+            profiles: Returns the shapes that a segment has to serve; asked for backends that want to know.
         """
         self.options = options
-        self.backend = backend
+        self.backends = {backend.name: backend for backend in backends}
         self.border = border
         self.opset = opset
         self.stage = stage
-        self.models = SegmentModels(options, backend, opset, dump_dir, stage, describe_segment)
+        self.models = {
+            backend.name: SegmentModels(options, backend, opset, dump_dir, stage, describe_segment, profiles)
+            for backend in backends
+        }
+        self._engine_of: dict[str, str] = {}
 
-    def segment(self, light: graph_pb2.GraphDef, refused: Mapping[str, str] | None = None) -> Segmentation:
-        """Cuts the graph; nodes in `refused` stay TensorFlow for the reason given there.
+    def engine_of(self, segment: Segment) -> str:
+        """Returns the name of the engine that a segment of the latest segmentation is for."""
+        return self._engine_of[segment.nodes[0]]
+
+    def segment(self, light: graph_pb2.GraphDef, refused: Refused | None = None) -> Segmentation:
+        """Cuts the graph; what an engine refuses is for the next one, and for TensorFlow after the last.
 
         Segments that compute no floating point number stay TensorFlow too: shapes and indices are a few scalars, and
         entering an engine costs more than they do.
         """
         types = tensor_infos(light)
-        segmentation = self._segment(light, refused or {}, types)
+        refused = refused or {}
+        segmentation = self._segment(light, refused, types)
         floating = {node_name(name) for name, info in types.items() if "float" in info.dtype}
         trivial = {
-            name: f"{segment.name} would compute only shapes, indices or masks, which is not worth an engine"
+            (engine, name): f"{segment.name} would compute only shapes, indices or masks, which is not worth an engine"
             for segment in segmentation.segments
             if not floating.intersection(segment.nodes)
             for name in segment.nodes
+            for engine in self.backends
         }
-        return self._segment(light, {**trivial, **(refused or {})}, types) if trivial else segmentation
+        return self._segment(light, {**trivial, **refused}, types) if trivial else segmentation
 
     def separate(self, light: graph_pb2.GraphDef) -> graph_pb2.GraphDef:
         """Returns the graph in which nodes that stay TensorFlow share no index arithmetic with those that do not."""
         outside = [refusal.node for refusal in self._segment(light, {}, tensor_infos(light)).refusals]
         return SeparateIndices(outside).run(light, self.border).graph_def
 
-    def _segment(
-        self, light: graph_pb2.GraphDef, refused: Mapping[str, str], types: Mapping[str, TensorInfo]
-    ) -> Segmentation:
+    def _segment(self, light: graph_pb2.GraphDef, refused: Refused, types: Mapping[str, TensorInfo]) -> Segmentation:
         options, convertible = self.options, convertible_ops(self.opset)
         nodes = {node.name: node for node in light.node}
 
@@ -103,11 +128,18 @@ class EngineBuilder:
             return constant_value(nodes.get(node_name(reference)))
 
         def is_supported(node: Any, inputs: tuple[TensorInfo, ...], outputs: tuple[TensorInfo, ...]) -> str | None:
-            if node.name in refused:
-                return refused[node.name]
             if node.op not in convertible:
                 return f"tf2onnx has no conversion for {node.op} at opset {self.opset}"
-            return self.backend.refusal(node.op, inputs, outputs) or inexact_reason(node, inputs, outputs, constant)
+            reasons = {}
+            for engine, backend in self.backends.items():
+                reason = refused.get((engine, node.name)) or backend.refusal(node.op, inputs, outputs)
+                if reason is None:
+                    self._engine_of[node.name] = engine
+                    return inexact_reason(node, inputs, outputs, constant)
+                reasons[engine] = reason
+            if len(set(reasons.values())) == 1:
+                return next(iter(reasons.values()))
+            return "; ".join(f"{engine}: {reason}" for engine, reason in reasons.items())
 
         return segment_graph(
             light,
@@ -120,27 +152,31 @@ class EngineBuilder:
             denied_nodes=options.denied_nodes,
             node_filter=options.node_filter,
             tensor_types=types,
+            group_of=self._engine_of.get,
         )
 
     def build_all(
         self, light: graph_pb2.GraphDef, weights: WeightStore
     ) -> tuple[Segmentation, list[BuiltSegment], list[SegmentReport]]:
         """Segments, exports and builds in fp32; cuts again where the converter or the backend blames nodes."""
-        refused: dict[str, str] = {}
+        refused: dict[tuple[str, str], str] = {}
         for cut in range(MAXIMUM_CUTS + 1):
             with self.stage("segment"):
                 segmentation = self.segment(light, refused)
             built: list[BuiltSegment] = []
             rejected: list[SegmentReport] = []
-            blamed: dict[str, str] = {}
+            blamed: dict[tuple[str, str], str] = {}
             for segment in segmentation.segments:
+                engine = self.engine_of(segment)
                 try:
                     built.append(self.build(light, weights, segment))
                 except (ExportError, EngineBuildError, PassError) as error:
                     if self.options.strict:
                         raise
                     at_fault = self.at_fault(light, weights, segment, error) if cut < MAXIMUM_CUTS else {}
-                    blamed.update(at_fault)
+                    if not at_fault and engine != list(self.backends)[-1]:
+                        at_fault = dict.fromkeys(segment.nodes, str(error))
+                    blamed.update({(engine, name): reason for name, reason in at_fault.items()})
                     if not at_fault:
                         rejected.append(replace(describe_segment(segment, light, weights), reason=str(error)))
             if not blamed:
@@ -150,10 +186,14 @@ class EngineBuilder:
 
     def build(self, light: graph_pb2.GraphDef, weights: WeightStore, segment: Segment) -> BuiltSegment:
         """Exports one segment and builds its engine in fp32."""
-        prepared = self.models.prepare(light, weights, segment)
-        return BuiltSegment(
-            prepared=prepared, candidate=self.models.candidate(prepared, prepared.model, precision="fp32")
-        )
+        return self._build_with(self.models[self.engine_of(segment)], light, weights, segment)
+
+    def _build_with(
+        self, models: SegmentModels, light: graph_pb2.GraphDef, weights: WeightStore, segment: Segment
+    ) -> BuiltSegment:
+        prepared = models.prepare(light, weights, segment)
+        candidate = models.candidate(prepared, prepared.model, precision="fp32")
+        return BuiltSegment(prepared=prepared, candidate=candidate, models=models)
 
     def at_fault(
         self, light: graph_pb2.GraphDef, weights: WeightStore, segment: Segment, error: Exception
@@ -165,7 +205,8 @@ class EngineBuilder:
         """
         blamed = set(getattr(error, "nodes", ())) & set(segment.nodes)
         if blamed:
-            return dict.fromkeys(blamed, f"it does not convert to ONNX: {error}")
+            reason = "it does not convert to ONNX" if isinstance(error, ExportError) else "the engine refuses it"
+            return dict.fromkeys(blamed, f"{reason}: {error}")
         ops = {node.name: node.op for node in light.node}
         by_op: dict[str, list[str]] = {}
         for name in segment.nodes:
@@ -174,7 +215,7 @@ class EngineBuilder:
         found: dict[str, str] = {}
         for names in by_op.values():
             for name in names[:SUSPECTS_PER_OP]:
-                reason = self._failure_alone(light, weights, name, types)
+                reason = self._failure_alone(self.models[self.engine_of(segment)], light, weights, name, types)
                 if reason:
                     found.update(dict.fromkeys(names, f"it does not become an engine on its own: {reason}"))
                     break
@@ -182,7 +223,12 @@ class EngineBuilder:
         return found if len(found) < len(segment.nodes) else {}
 
     def _failure_alone(
-        self, light: graph_pb2.GraphDef, weights: WeightStore, name: str, types: Mapping[str, TensorInfo]
+        self,
+        models: SegmentModels,
+        light: graph_pb2.GraphDef,
+        weights: WeightStore,
+        name: str,
+        types: Mapping[str, TensorInfo],
     ) -> str:
         segmentation = segment_graph(
             light,
@@ -194,7 +240,7 @@ class EngineBuilder:
         )
         try:
             for segment in segmentation.segments:
-                self.build(light, weights, segment)
+                self._build_with(models, light, weights, segment)
         except (ExportError, EngineBuildError, PassError) as error:
             return str(error)
         return ""

@@ -42,6 +42,18 @@ class EngineBuildError(TfOptError):
         self.nodes = nodes
 
 
+class CudaError(TfOptError):
+    """A call of the CUDA driver failed; the message names it and what the driver said."""
+
+
+class CudaUnavailableError(CudaError):
+    """There is no NVIDIA driver, or it finds no GPU."""
+
+
+class EngineRunError(TfOptError):
+    """An engine was loaded but could not run; the message has what its library said."""
+
+
 class EngineBlobCorruptError(TfOptError):
     """The bytes of a stored engine are damaged: wrong magic, length or checksum."""
 

@@ -4,42 +4,42 @@ from __future__ import annotations
 
 import itertools
 import resource
-import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from tensorflow.core.framework import graph_pb2, tensor_shape_pb2
+from tensorflow.core.framework import graph_pb2
 from tensorflow.core.framework.node_def_pb2 import NodeDef
 
 from tf_opt.adoption import Adoption, AdoptionTrials, Candidate
 from tf_opt.border_values import border_values
 from tf_opt.cache_key import cache_key
 from tf_opt.engine_building import EngineBuilder, describe_segment
-from tf_opt.engines import create_backend
-from tf_opt.engines.base import EngineBackend
+from tf_opt.engine_selection import select_engines
+from tf_opt.engines.base import ShapeProfile
+from tf_opt.engines.tensorrt.settings import TensorRTSettings
 from tf_opt.environment import describe_environment
-from tf_opt.errors import InvalidGraphError, InvalidOptionError, TfOptError, did_you_mean
+from tf_opt.errors import InvalidGraphError, TfOptError
 from tf_opt.export import DEFAULT_OPSET, check_opset
 from tf_opt.feeds import Feed, NormalizedFeed, check_feeds
-from tf_opt.frozen_graph import FrozenGraph, find_tensor
+from tf_opt.frozen_graph import FrozenGraph
 from tf_opt.graph_checks import frozen_from_graph_def
 from tf_opt.ops.build import load as load_op
 from tf_opt.optimization_cache import CacheEntry, OptimizationCache, is_worth_keeping
+from tf_opt.optimizer_inputs import check_graph_def, fix_input_shapes, needed_feeds, resolve_options, writable_folder
 from tf_opt.options import Options
 from tf_opt.passes.tf.graph_editor import keep_reachable
 from tf_opt.passes.tf.last_axis_of_means import LastAxisOfMeans
 from tf_opt.passes.tf.pass_base import Border, PassPipeline
 from tf_opt.passes.tf.pipeline import GRAPH_PASSES
-from tf_opt.passes.tf.segment import Segmentation
-from tf_opt.precision import require_16_bit, require_precision
+from tf_opt.passes.tf.segment import Segment, Segmentation
 from tf_opt.precision_search import PrecisionSearch
 from tf_opt.report import OptimizationReport, RefusedNode, SegmentReport
-from tf_opt.tensor_info import TensorInfo, node_name
+from tf_opt.shape_profiles import ShapeProfiles
+from tf_opt.tensor_info import node_name
 from tf_opt.tolerance import Outputs, Tolerance
 from tf_opt.weights import WeightStore, attach_weights, detach_weights
 
@@ -118,7 +118,7 @@ class Tf2TrtOpt:
             EngineBuildError, ExportError: A segment cannot become an engine, and `strict` is set.
             OpBuildError: The native op cannot be compiled.
         """
-        frozen = frozen_from_graph_def(_checked(graph_def), model_outputs)
+        frozen = frozen_from_graph_def(check_graph_def(graph_def), model_outputs)
         return self.optimize(frozen, test_data, disable_fp16, opset, calibration_data).graph_def
 
     def optimize(
@@ -135,13 +135,13 @@ class Tf2TrtOpt:
                 f"optimize takes a FrozenGraph, got {type(frozen).__name__}. tf_opt.freeze_keras and its siblings make "
                 "one; for a bare GraphDef call optimize_graph_def."
             )
-        options = _resolved(self.options, frozen, disable_fp16)
+        options = resolve_options(self.options, frozen, disable_fp16)
         run = _Run(options, frozen, check_opset(DEFAULT_OPSET if opset is None else opset))
-        feeds = check_feeds(*_needed(frozen, test_data))
+        feeds = check_feeds(*needed_feeds(frozen, test_data))
         calibration = feeds
         if calibration_data is not None and options.precision in ("int8", "auto"):
             listed = list(itertools.islice(calibration_data, MAXIMUM_CALIBRATION_FEEDS))
-            calibration = check_feeds(*_needed(frozen, listed))
+            calibration = check_feeds(*needed_feeds(frozen, listed))
         optimized, self._report = run.optimize(feeds, calibration)
         return optimized
 
@@ -156,7 +156,7 @@ class Tf2TrtOpt:
             UnknownOutputError, GraphNotFrozenError, UnknownOpError, InvalidGraphError, EnginePackageMissingError,
             EngineUnavailableError: As `optimize_graph_def`.
         """
-        frozen = frozen_from_graph_def(_checked(graph_def), outputs)
+        frozen = frozen_from_graph_def(check_graph_def(graph_def), outputs)
         self._report = _Run(self.options, frozen, DEFAULT_OPSET).analyze()
         return self._report
 
@@ -168,13 +168,15 @@ class _Run:
         self.options = options
         self.frozen = frozen
         self.opset = opset
-        self.backend: EngineBackend = create_backend(options.engine)
+        self.choice = select_engines(options)
+        self.backend = self.choice.backends[0]
+        self.profiles: ShapeProfiles | None = None
         # A placeholder with a default is no input that has to be fed, but one that still can be.
         defaults = [node.name for node in frozen.graph_def.node if node.op == "PlaceholderWithDefault"]
         fed = dict.fromkeys([*map(node_name, frozen.input_names), *defaults])
         self.border = Border(inputs=tuple(fed), outputs=frozen.output_names)
         self.stage_seconds: dict[str, float] = {}
-        self.dump_dir = None if options.dump_dir is None else _writable_folder(options.dump_dir)
+        self.dump_dir = None if options.dump_dir is None else writable_folder(options.dump_dir)
         self.progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -182,7 +184,9 @@ class _Run:
             transient=True,
             disable=not options.progress,
         )
-        self.builder = EngineBuilder(options, self.backend, self.border, opset, self.dump_dir, self.stage)
+        self.builder = EngineBuilder(
+            options, self.choice.backends, self.border, opset, self.dump_dir, self.stage, self.profiles_of
+        )
 
     def analyze(self) -> OptimizationReport:
         """Goes as far as segmentation."""
@@ -238,7 +242,7 @@ class _Run:
                 calibration=calibration,
                 options=self.options,
                 opset=self.opset,
-                engine=self.backend.name,
+                engine=" ".join(backend.name for backend in self.choice.backends),
             )
 
     def decide(
@@ -257,6 +261,9 @@ class _Run:
         with self.stage("passes"):
             pipeline = PassPipeline(GRAPH_PASSES, dump_dir=self.dump_dir)
             light = self.builder.separate(pipeline.run(light, self.border))
+        if any(backend.wants_profiles for backend in self.choice.backends):
+            settings = self.options.tensorrt or TensorRTSettings()
+            self.profiles = ShapeProfiles(settings, self.frozen.inputs, feeds)
         segmentation, built, rejected = self.builder.build_all(light, weights)
 
         def adopt(candidates: Sequence[Candidate], tolerance: Tolerance | None) -> Adoption:
@@ -268,7 +275,6 @@ class _Run:
         search = PrecisionSearch(
             self.options,
             self.backend,
-            self.builder.models,
             built,
             adopt,
             lambda segment: border_values(light, weights, segment, calibration),
@@ -307,6 +313,12 @@ class _Run:
 
         return replace(tolerance, metric=metric_by_key)
 
+    def profiles_of(
+        self, light: graph_pb2.GraphDef, weights: WeightStore, segment: Segment
+    ) -> tuple[ShapeProfile, ...]:
+        """Returns the shapes that an engine has to serve; an analysis, which has no feeds, builds none."""
+        return () if self.profiles is None else self.profiles(light, weights, segment)
+
     def described(self, graph_def: graph_pb2.GraphDef) -> FrozenGraph:
         """Returns the optimized graph with the keys of the original, and with its shapes where these were left open."""
         if self.options.dynamic_opt:
@@ -320,6 +332,7 @@ class _Run:
         """Puts together what every run reports."""
         return OptimizationReport(
             engine=self.backend.name,
+            engine_choice=self.choice.reason,
             precision=self.options.precision,
             compute_nodes=segmentation.compute_node_count,
             original_nodes=len(self.frozen.graph_def.node),
@@ -347,83 +360,3 @@ class _Run:
 
 def _derived_weights(candidates: Sequence[Candidate]) -> dict[str, NodeDef]:
     return {name: node for each in candidates for name, node in each.derived_weights.items()}
-
-
-def _resolved(options: Options, frozen: FrozenGraph, disable_fp16: bool) -> Options:
-    """Returns the options with the precision that `disable_fp16` stands for and the tensor name of the mask."""
-    if not disable_fp16 and options.precision == "fp32":
-        options = replace(options, precision=require_16_bit(create_backend(options.engine)))
-    elif options.precision not in ("fp32", "auto"):
-        require_precision(options.precision, create_backend(options.engine))
-    if options.skip_padding is None:
-        return options
-    mask = find_tensor(frozen.inputs, options.skip_padding)
-    if mask is None:
-        known = [info.key for info in frozen.inputs]
-        raise InvalidOptionError(
-            f"skip_padding is {options.skip_padding!r}, which is no input of the graph."
-            f"{did_you_mean(options.skip_padding, known)} The inputs are: {', '.join(map(repr, known))}."
-        )
-    return replace(options, skip_padding=mask.name)
-
-
-def _checked(graph_def: graph_pb2.GraphDef) -> graph_pb2.GraphDef:
-    if not isinstance(graph_def, graph_pb2.GraphDef):
-        raise InvalidGraphError(
-            f"Expected a GraphDef, got {type(graph_def).__name__}. Of a tf.Graph take graph.as_graph_def(); models are "
-            "frozen by tf_opt.freeze_keras, freeze_saved_model or freeze_concrete_function; files are read by "
-            "tf_opt.load_graph_def."
-        )
-    return graph_def
-
-
-def _writable_folder(path: str | Path) -> Path:
-    """Returns the folder for dumps, made if need be, before any time is spent."""
-    folder = Path(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InvalidOptionError(f"dump_dir is {str(path)!r}, which is no folder to write to: {error}") from error
-    return folder
-
-
-def _needed(frozen: FrozenGraph, feeds: Sequence[Feed]) -> tuple[Sequence[Feed], list[TensorInfo]]:
-    """Returns the feeds and inputs without the inputs that no output depends on, which feeds may leave out."""
-    nodes = {node.name: node for node in frozen.graph_def.node}
-    pending = [node_name(name) for name in frozen.output_names]
-    reached: set[str] = set()
-    while pending:
-        name = pending.pop()
-        if name not in reached:
-            reached.add(name)
-            pending.extend(node_name(reference) for reference in nodes[name].input)
-    needed = [info for info in frozen.inputs if node_name(info.name) in reached]
-    unneeded = [info for info in frozen.inputs if node_name(info.name) not in reached]
-    if isinstance(feeds, Iterator):
-        feeds = list(feeds)
-    if not isinstance(feeds, Sequence) or not all(isinstance(feed, Mapping) for feed in feeds):
-        return feeds, needed  # check_feeds says what is wrong.
-    return [{name: feed[name] for name in feed if find_tensor(unneeded, str(name)) is None} for feed in feeds], needed
-
-
-def fix_input_shapes(light: graph_pb2.GraphDef, feeds: Sequence[NormalizedFeed]) -> graph_pb2.GraphDef:
-    """Returns a copy of `light` whose placeholders have the dimensions that are the same in all feeds.
-
-    Args:
-        light: Light graph; it is not changed.
-        feeds: Arrays by tensor name.
-    """
-    fixed = graph_pb2.GraphDef()
-    fixed.CopyFrom(light)
-    for node in fixed.node:
-        shapes = {feed[f"{node.name}:0"].shape for feed in feeds if f"{node.name}:0" in feed}
-        if node.op != "Placeholder" or len({len(shape) for shape in shapes}) != 1:
-            continue
-        sizes = [set(dimension) for dimension in zip(*shapes, strict=True)]
-        shape = tensor_shape_pb2.TensorShapeProto(
-            dim=[tensor_shape_pb2.TensorShapeProto.Dim(size=size.pop() if len(size) == 1 else -1) for size in sizes]
-        )
-        node.attr["shape"].shape.CopyFrom(shape)
-    return fixed

@@ -14,6 +14,7 @@ from tf_opt.tolerance import Tolerance
 if TYPE_CHECKING:
     from tensorflow.core.framework.node_def_pb2 import NodeDef
 
+    from tf_opt.engines.tensorrt.settings import TensorRTSettings
     from tf_opt.quantization import QuantizationSettings
 
     NodeFilter: TypeAlias = Callable[[NodeDef], bool]
@@ -26,8 +27,12 @@ AdoptPolicy: TypeAlias = Literal["measured", "always"]
 class Options:
     """How a graph is optimized. Unknown or impossible values raise InvalidOptionError when the object is made."""
 
-    engine: str = "auto"
-    # Which backend builds the engines; "auto" takes the first that can run on this machine.
+    engine: str | Sequence[str] = "auto"
+    # Which backend builds the engines; "auto" takes the first of TensorRT, ONNX Runtime on a GPU and OpenVINO that can
+    # run on this machine. Of several names, each engine gets what those before it refuse.
+
+    tensorrt: TensorRTSettings | None = None
+    # How TensorRT builds and runs its engines: shape profiles, workspace, timing cache. None: the defaults.
 
     precision: Precision = "fp32"
     # What engines compute in: "fp32"; "fp16" or "bf16", with LayerNorm, softmax and the like kept in fp32; "int8" for
@@ -110,11 +115,7 @@ class Options:
     # Progress bars on a terminal; none without one.
 
     def __post_init__(self) -> None:
-        if self.engine not in engine_names():
-            raise UnknownEngineError(
-                f"There is no engine {self.engine!r}; expected one of {', '.join(engine_names())}."
-                f"{did_you_mean(str(self.engine), engine_names())}"
-            )
+        self._check_engine()
         if self.adopt not in get_args(AdoptPolicy):
             raise InvalidOptionError(f"adopt is {self.adopt!r}; expected one of {', '.join(get_args(AdoptPolicy))}.")
         if self.precision not in get_args(Precision):
@@ -163,6 +164,24 @@ class Options:
                     f"There is no option {name!r}.{did_you_mean(name, known)} The options are: {', '.join(known)}."
                 )
         return cls(**keywords)
+
+    def _check_engine(self) -> None:
+        named = (self.engine,) if isinstance(self.engine, str) or not isinstance(self.engine, Sequence) else self.engine
+        for name in named:
+            if name not in engine_names():
+                raise UnknownEngineError(
+                    f"There is no engine {name!r}; expected one of {', '.join(engine_names())}."
+                    f"{did_you_mean(str(name), engine_names())}"
+                )
+        if not named or len(set(named)) < len(named) or (len(named) > 1 and "auto" in named):
+            raise InvalidOptionError(
+                f"engine is {self.engine!r}; expected one name, or a list of different ones without 'auto'."
+            )
+        if self.tensorrt is not None and type(self.tensorrt).__name__ != "TensorRTSettings":
+            raise InvalidOptionError(
+                f"tensorrt is {self.tensorrt!r}; expected a tf_opt.TensorRTSettings, such as "
+                "TensorRTSettings(optimization_level=5)."
+            )
 
     def _check_integer(self, name: str, minimum: int) -> None:
         value = getattr(self, name)

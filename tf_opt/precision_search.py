@@ -20,16 +20,16 @@ from rich.progress import Progress
 from tf_opt.adoption import Adoption, Candidate
 from tf_opt.engine_building import BuiltSegment
 from tf_opt.engines.base import EngineBackend
-from tf_opt.errors import CalibrationError, EngineBuildError, PassError
+from tf_opt.errors import CalibrationError, EngineBuildError, PassError, UnsupportedPrecisionError
 from tf_opt.feeds import Array
 from tf_opt.options import Options
 from tf_opt.passes.onnx.convert_precision import ConvertPrecision
 from tf_opt.passes.onnx.pass_base import OnnxPipeline
 from tf_opt.passes.tf.segment import Segment
-from tf_opt.precision import SixteenBit, available_precisions, fastest_16_bit
+from tf_opt.precision import SixteenBit, available_precisions, fastest_16_bit, require_precision
 from tf_opt.quantization import QuantizationResult, QuantizationSettings, quantize_segment, rank_layers, revert_layers
 from tf_opt.report import PrecisionAttempt
-from tf_opt.segment_models import SegmentModels, Stage
+from tf_opt.segment_models import Stage
 from tf_opt.tolerance import DEFAULT_COSINE, Tolerance, objection
 
 if TYPE_CHECKING:
@@ -84,7 +84,6 @@ class PrecisionSearch:
         self,
         options: Options,
         backend: EngineBackend,
-        models: SegmentModels,
         built: Sequence[BuiltSegment],
         adopt: Adopt,
         calibration: CalibrationValues,
@@ -96,8 +95,7 @@ class PrecisionSearch:
 
         Args:
             options: Precision, tolerance and budget.
-            backend: What the engines are built with.
-            models: Builds engines of models.
+            backend: Decides which precisions are tried: the first that builds engines.
             built: The segments, with their engines in fp32.
             adopt: Tries engines against the original.
             calibration: Returns what flows into a segment.
@@ -107,7 +105,6 @@ class PrecisionSearch:
         """
         self._options = options
         self._backend = backend
-        self._models = models
         self._built = built
         self._adopt_candidates = adopt
         self._calibration = calibration
@@ -115,8 +112,6 @@ class PrecisionSearch:
         self._cache_dir = cache_dir
         self._progress = progress
         self._tolerance = tolerance_of(options)
-        # What the backend reads decides about the forms, whatever the settings were made for.
-        self._settings = replace(options.quantization or QuantizationSettings(), target=cast("Target", backend.name))
 
     def run(self) -> SearchResult:
         """Returns the engines in the precision asked for, or with "auto" in the fastest one within tolerance.
@@ -196,7 +191,7 @@ class PrecisionSearch:
                     candidates.append(self._int8_candidate(each, result.model, result.notes))
                 else:
                     candidates.append(self._sixteen_bit_candidate(each, "bf16" if precision == "bf16" else "fp16"))
-            except (CalibrationError, EngineBuildError, PassError) as error:
+            except (CalibrationError, EngineBuildError, PassError, UnsupportedPrecisionError) as error:
                 if self._options.strict:
                     raise
                 note = f"{each.prepared.segment.name} stays in fp32: {error}"
@@ -204,27 +199,30 @@ class PrecisionSearch:
         return _Variant(candidates=candidates, quantized=quantized)
 
     def _sixteen_bit_candidate(self, each: BuiltSegment, precision: SixteenBit) -> Candidate:
+        _require(each, precision)
         model = each.prepared.model.clone()
         with self._stage("ONNX passes"):
             OnnxPipeline([ConvertPrecision(precision)]).run(model)
-        return self._models.candidate(each.prepared, model, precision=precision, sixteen_bit=precision)
+        return each.models.candidate(each.prepared, model, precision=precision, sixteen_bit=precision)
 
     def _quantize(self, each: BuiltSegment) -> QuantizationResult:
+        _require(each, "int8")
         with self._stage("quantize"):
             return quantize_segment(
                 each.prepared.model,
                 self._calibration(each.prepared.segment),
                 # What the backend reads decides about the forms, whatever the settings were made for.
                 replace(
-                    self._options.quantization or QuantizationSettings(), target=cast("Target", self._backend.name)
+                    self._options.quantization or QuantizationSettings(),
+                    target=cast("Target", each.models.backend.name),
                 ),
                 cache_dir=self._cache_dir,
                 progress=self._progress,
             )
 
     def _int8_candidate(self, each: BuiltSegment, model: ir.Model, notes: Sequence[str]) -> Candidate:
-        rest = fastest_16_bit(self._backend) or "fp32"
-        candidate = self._models.candidate(each.prepared, model, precision="int8", sixteen_bit=rest)
+        rest = fastest_16_bit(each.models.backend) or "fp32"
+        candidate = each.models.candidate(each.prepared, model, precision="int8", sixteen_bit=rest)
         return _with_notes(candidate, notes)
 
     def _with_layers_reverted(self, variant: _Variant, failed: SearchResult) -> SearchResult:
@@ -277,6 +275,11 @@ class PrecisionSearch:
                 candidate = self._int8_candidate(each, revert_layers(result, layers), result.notes)
             candidates.append(candidate)
         return self._result("int8", candidates, self._adopt(candidates), len(back), started)
+
+
+def _require(each: BuiltSegment, precision: str) -> None:
+    """Raises UnsupportedPrecisionError where the segment's own engine lacks what the first one has."""
+    require_precision(precision, each.models.backend)
 
 
 def _with_notes(candidate: Candidate, notes: Sequence[str]) -> Candidate:

@@ -164,7 +164,8 @@ class OptimizationReport:
     """The whole story of one optimization, or of an analysis that built nothing.
 
     Attributes:
-        engine: Name of the backend.
+        engine: Name of the backend; of the first where there are several.
+        engine_choice: Why that engine was taken, where the user left the choice open.
         precision: What was asked for.
         attempts: The precisions that were tried, in order.
         from_cache: Whether an earlier run on the same model, feeds and options decided this.
@@ -198,6 +199,7 @@ class OptimizationReport:
     measurements: tuple[Measurement, ...] = ()
     maximum_error: float | None = None
     environment: Mapping[str, Any] = field(default_factory=dict)
+    engine_choice: str = ""
     notes: tuple[str, ...] = ()
 
     @property
@@ -267,6 +269,8 @@ class OptimizationReport:
         parts: list[Any] = [
             Text(f"{nodes} in {len(self.segments)} segments, {self.engine_count} run by {self.engine}"),
         ]
+        if self.engine_choice:
+            parts.append(Text(f"Engine: {self.engine_choice}"))
         if self.segments:
             parts.append(self._segment_table())
         if self.refused:

@@ -9,7 +9,7 @@ are references.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,8 +20,8 @@ import tensorflow as tf
 from tensorflow.core.framework import graph_pb2, node_def_pb2
 
 from tf_opt.adoption import Candidate
-from tf_opt.engines.base import EngineBackend, SegmentModel
-from tf_opt.errors import PassError, SkipPaddingError
+from tf_opt.engines.base import EngineBackend, SegmentModel, ShapeProfile
+from tf_opt.errors import EngineBuildError, PassError, SkipPaddingError
 from tf_opt.export import export_segment
 from tf_opt.files import write_bytes
 from tf_opt.options import Options
@@ -42,6 +42,9 @@ from tf_opt.weights import WeightStore
 Stage: TypeAlias = Callable[[str], AbstractContextManager[None]]
 """Shows and times a stage of the work."""
 
+Profiles: TypeAlias = Callable[[graph_pb2.GraphDef, WeightStore, Segment], tuple[ShapeProfile, ...]]
+"""Returns the shapes that a segment has to serve."""
+
 FloatingType: TypeAlias = Literal["fp32", "fp16", "bf16"]
 
 
@@ -54,12 +57,14 @@ class PreparedSegment:
         model: Canonical ONNX model; weights are initializers whose values are fetched on demand. Copy it to change it.
         weights: The constants of the graph.
         report: What is known of the segment so far.
+        profiles: The shapes that it has to serve, where the backend wants to know.
     """
 
     segment: Segment
     model: ir.Model = field(repr=False)
     weights: WeightStore = field(repr=False)
     report: SegmentReport
+    profiles: tuple[ShapeProfile, ...] = ()
 
 
 class SegmentModels:
@@ -73,6 +78,7 @@ class SegmentModels:
         dump_dir: Path | None,
         stage: Stage,
         describe: Callable[[Segment, graph_pb2.GraphDef, WeightStore], SegmentReport],
+        profiles: Profiles,
     ) -> None:
         """Keeps what all segments share.
 
@@ -83,19 +89,22 @@ class SegmentModels:
             dump_dir: Where segments are written; None writes nothing.
             stage: Shows and times a stage.
             describe: Returns the report of a segment before anything is built.
+            profiles: Returns the shapes that a segment has to serve.
         """
         self._options = options
-        self._backend = backend
+        self.backend = backend
         self._opset = opset
         self._dump_dir = dump_dir
         self._stage = stage
         self._describe = describe
+        self._profiles = profiles
 
     def prepare(self, light: graph_pb2.GraphDef, weights: WeightStore, segment: Segment) -> PreparedSegment:
         """Exports a segment and brings it into canonical form.
 
         Raises:
             ExportError: The converter refuses a node.
+            EngineBuildError: The backend wants to know the shapes, and they cannot be found out.
             PassError, SkipPaddingError: A pass failed or cannot skip padding, and `strict` is set.
         """
         with self._stage("export"):
@@ -121,6 +130,10 @@ class SegmentModels:
                 lambda index: weights.array(node_name(segment.weights[index].name)),
             )
 
+        profiles: tuple[ShapeProfile, ...] = ()
+        if self.backend.wants_profiles:
+            with self._stage("shape profiles"):
+                profiles = self._profiles(light, weights, segment)
         with self._stage("ONNX passes"):
             mask = self._mask_of(light, segment)
             readers = _readers_of_outputs(light, segment)
@@ -132,13 +145,13 @@ class SegmentModels:
             patterns=count_patterns(model),
             notes=notes,
         )
-        return PreparedSegment(segment=segment, model=model, weights=weights, report=report)
+        return PreparedSegment(segment=segment, model=model, weights=weights, report=report, profiles=profiles)
 
     def _canonical(
         self, load: Callable[[], ir.Model], segment: Segment, mask: str | None, readers: Mapping[str, str]
     ) -> tuple[ir.Model, Mapping[str, int], tuple[str, ...]]:
         """Runs the passes; where one fails, the exported model is used as it is, and the report says so."""
-        target = self._backend.onnx_target
+        target = self.backend.onnx_target
         folder = None if self._dump_dir is None else self._dump_dir / f"{segment.name}_onnx"
         notes: tuple[str, ...] = ()
         if self._options.skip_padding is not None and mask is None:
@@ -191,12 +204,12 @@ class SegmentModels:
             sixteen_bit: A 16-bit type that the engine may compute in although the model does not state it.
 
         Raises:
-            EngineBuildError: The backend refuses the model.
+            EngineBuildError: The backend refuses the model; it names nodes of the graph, where it blames any.
         """
         segment = prepared.segment
         lowered = model.clone()
         with self._stage("ONNX passes"):
-            OnnxPipeline(lowering_passes(self._backend.onnx_target)).run(lowered)
+            OnnxPipeline(lowering_passes(self.backend.onnx_target)).run(lowered)
         content, sources = detach_segment(lowered)
         names = [info.name for info in segment.weights]
         infos, derived = [], {}
@@ -209,18 +222,21 @@ class SegmentModels:
             derived[name] = _constant(name, source)
         if self._dump_dir is not None:
             write_bytes(self._dump_dir / f"{segment.name}_{precision}.onnx", content)
+        segment_model = SegmentModel(
+            name=segment.name,
+            model=content,
+            inputs=segment.inputs,
+            outputs=segment.outputs,
+            weights=tuple(infos),
+            weight_array=lambda index: sources[index].array(),
+            sixteen_bit=sixteen_bit,
+        )
         with self._stage("build"):
-            engine = self._backend.build(
-                SegmentModel(
-                    name=segment.name,
-                    model=content,
-                    inputs=segment.inputs,
-                    outputs=segment.outputs,
-                    weights=tuple(infos),
-                    weight_array=lambda index: sources[index].array(),
-                    sixteen_bit=sixteen_bit,
-                )
-            )
+            try:
+                engine = self.backend.build(segment_model, prepared.profiles)
+            except EngineBuildError as error:
+                blamed = tuple(filter(None, (graph_node(name, segment.nodes) for name in error.nodes)))
+                raise EngineBuildError(str(error), nodes=blamed) from error
         node = EngineNode(
             segment=segment,
             runtime=engine.runtime,
@@ -239,6 +255,19 @@ class SegmentModels:
             precision=precision,
         )
         return Candidate(node=node, report=report, derived_weights=derived)
+
+
+def graph_node(name: str, nodes: Collection[str]) -> str | None:
+    """Returns the node of a segment that a node of its ONNX model comes from, None where that cannot be told.
+
+    The exporter and the passes keep the name of the node that they replace, or put something behind it.
+
+    Args:
+        name: Name of a node of the model.
+        nodes: The segment's nodes.
+    """
+    fitting = [node for node in nodes if name == node or name.startswith((f"{node}_", f"{node}/", f"{node}:"))]
+    return max(fitting, key=len, default=None)
 
 
 def _readers_of_outputs(light: graph_pb2.GraphDef, segment: Segment) -> dict[str, str]:

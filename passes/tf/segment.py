@@ -11,7 +11,7 @@ a branch they are what makes the constant run there, or be dead, with the rest. 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import tensorflow as tf
@@ -134,6 +134,7 @@ def segment_graph(
     denied_nodes: Collection[str] = (),
     node_filter: Callable[[NodeDef], bool] | None = None,
     tensor_types: Mapping[str, TensorInfo] | None = None,
+    group_of: Callable[[str], Hashable] | None = None,
 ) -> Segmentation:
     """Finds the segments of a graph.
 
@@ -149,6 +150,8 @@ def segment_graph(
         denied_nodes: Node names that may not.
         node_filter: Called with each NodeDef that nothing else refuses; returns whether it may be in a segment.
         tensor_types: The result of `tensor_infos(graph_def)`, where it is at hand.
+        group_of: Called with the name of each node that is in question, after all of them were judged; nodes of
+            different groups never share a segment. None: all are of one group.
 
     Returns:
         The segments, and one refusal for each compute node that is in none.
@@ -174,7 +177,7 @@ def segment_graph(
     refusals = builder.refuse(is_supported, rules)
     taken = set(builder.view.names)
     segments: list[Segment] = []
-    for nodes in builder.clusters(refusals):
+    for nodes in builder.clusters(refusals, group_of):
         segment = builder.segment(_free_name(taken), nodes)
         refused = _refuse_segment(segment, minimum_segment_size)
         if refused is None:
@@ -239,7 +242,7 @@ class _SegmentBuilder:
             rules=rules,
         )
 
-    def clusters(self, refused: Collection[str]) -> list[tuple[str, ...]]:
+    def clusters(self, refused: Collection[str], group_of: Callable[[str], Hashable] | None) -> list[tuple[str, ...]]:
         """Groups the nodes that are not refused, each group in topological order."""
         names = [name for name in self.view.topological_order() if not self._is_copied(name)]
         numbers = {name: number for number, name in enumerate(names)}
@@ -248,12 +251,13 @@ class _SegmentBuilder:
             for name in names
         ]
         run = execution_contexts(self.view)
-        contexts: list[ExecutionContext | None] = []
+        contexts: list[tuple[ExecutionContext, Hashable] | None] = []
         devices: list[str] = []
         canonical: dict[str, str] = {}
         for name in names:
             node = self.view.node(name)
-            contexts.append(run[name] if is_compute_node(node) and name not in refused else None)
+            open_to_engines = is_compute_node(node) and name not in refused
+            contexts.append((run[name], group_of(name) if group_of else None) if open_to_engines else None)
             if node.device not in canonical:
                 canonical[node.device] = canonical_device(node.device)
             devices.append(canonical[node.device])

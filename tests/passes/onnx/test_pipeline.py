@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 
 import numpy as np
 import onnx
@@ -162,9 +161,7 @@ def test_bert_base_has_12_24_and_1_and_12(tmp_path):
     config = {**SIZES, "num_hidden_layers": 12, "hidden_size": 32, "intermediate_size": 64}
     (model,) = segments(hugging_face("bert", **config), tmp_path)
     assert count_patterns(model) == {"layer_normalization": 25, "gelu": 12, "attention": 12}
-    started = time.perf_counter()
     OnnxPipeline(canonical_passes(TARGETS["opset 20"])).run(model)
-    assert time.perf_counter() - started < 2
     assert count_patterns(model) == {"layer_normalization": 25, "gelu": 12, "attention": 12}
     assert ops(model)["LayerNormalization"] == 25
     assert ops(model)["Gelu"] == ops(model)["Softmax"] == 12

@@ -1,0 +1,152 @@
+"""Graphs whose nodes are for more than one engine."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_opt
+from tests.small_graphs import engine_nodes, feed, mlp, run_graph_def
+from tf_opt import errors
+from tf_opt.engines.openvino import OpenVINOBackend
+from tf_opt.segment_models import graph_node
+
+
+def optimize(graph_def, outputs, **options):
+    options = {"engine": ("openvino", "onnxruntime"), "adopt": "always", "minimum_segment_size": 1, **options}
+    optimizer = tf_opt.Tf2TrtOpt(**options)
+    return optimizer.optimize_graph_def(graph_def, outputs, [feed()]), optimizer.report
+
+
+def runtimes(graph_def):
+    return {node.name: node.attr["runtime"].s.decode() for node in engine_nodes(graph_def)}
+
+
+def assert_same(actual, expected, outputs):
+    for batch in (1, 4):
+        for left, right in zip(
+            run_graph_def(actual, outputs, feed(batch, batch)),
+            run_graph_def(expected, outputs, feed(batch, batch)),
+            strict=True,
+        ):
+            np.testing.assert_allclose(left, right, atol=1e-5)
+
+
+def refusing(ops, monkeypatch):
+    """Has OpenVINO's backend refuse ops when it is asked."""
+    original = OpenVINOBackend.refusal
+
+    def refusal(self, op, inputs, outputs):
+        return "not today" if op in ops else original(self, op, inputs, outputs)
+
+    monkeypatch.setattr(OpenVINOBackend, "refusal", refusal)
+
+
+def test_nodes_that_the_first_engine_takes_are_its_own():
+    optimized, report = optimize(mlp(), ["y:0"])
+    assert set(runtimes(optimized).values()) == {"openvino"}
+    assert report.engine == "openvino"
+
+
+def test_what_the_first_engine_refuses_goes_to_the_next(monkeypatch):
+    refusing({"Relu"}, monkeypatch)
+    optimized, report = optimize(mlp(), ["y:0"])
+    assert sorted(runtimes(optimized).values()) == ["onnxruntime", "openvino", "openvino"]
+    assert not report.refused
+    assert_same(optimized, mlp(), ["y:0"])
+
+
+def test_a_node_that_all_refuse_has_the_reason_of_each(monkeypatch):
+    refusing({"Relu"}, monkeypatch)
+    _, report = optimize(mlp(), ["y:0"], engine="openvino")
+    assert [node.reason for node in report.refused if node.op == "Relu"] == ["not today"]
+    monkeypatch.setattr("tf_opt.engines.onnxruntime.ONNXRuntimeBackend.refusal", lambda *_: "never")
+    _, report = optimize(mlp(), ["y:0"])
+    assert [node.reason for node in report.refused if node.op == "Relu"] == ["openvino: not today; onnxruntime: never"]
+
+
+def test_segments_of_two_engines_that_read_each_other_both_ways_make_no_cycle(monkeypatch):
+    """Relu (of the second engine) reads what the first one computes, and gives to it: one segment of each would wait
+    for the other."""
+    refusing({"Relu"}, monkeypatch)
+    graph = tf.Graph()
+    with graph.as_default():
+        x = tf.compat.v1.placeholder(tf.float32, [None, 16], name="x")
+        one, two = tf.tanh(x), tf.sigmoid(x)
+        first, second = tf.nn.relu(one), tf.nn.relu(tf.exp(two) * 0.5)
+        tf.identity(tf.tanh(first) + tf.sigmoid(second) + one, name="y")
+    graph_def = graph.as_graph_def()
+    optimized, _ = optimize(graph_def, ["y:0"])
+    assert set(runtimes(optimized).values()) == {"openvino", "onnxruntime"}
+    assert_same(optimized, graph_def, ["y:0"])
+
+
+def test_nodes_that_a_build_blames_go_to_the_next_engine(monkeypatch):
+    original = OpenVINOBackend.build
+
+    def build(self, segment, profiles=()):
+        if b"Relu" in segment.model:
+            raise errors.EngineBuildError("no Relu", nodes=("activation",))
+        return original(self, segment, profiles)
+
+    monkeypatch.setattr(OpenVINOBackend, "build", build)
+    optimized, _ = optimize(mlp(), ["y:0"])
+    assert sorted(runtimes(optimized).values()) == ["onnxruntime", "openvino", "openvino"]
+    _, report = optimize(mlp(), ["y:0"], engine="openvino")
+    (reason,) = (node.reason for node in report.refused if node.op == "Relu")
+    assert reason == "the engine refuses it: no Relu"
+
+
+def test_a_segment_that_fails_for_no_known_reason_goes_whole_to_the_next_engine(monkeypatch):
+    def build(self, segment, profiles=()):
+        raise errors.EngineBuildError("out of sorts")
+
+    monkeypatch.setattr(OpenVINOBackend, "build", build)
+    optimized, _ = optimize(mlp(), ["y:0"])
+    assert set(runtimes(optimized).values()) == {"onnxruntime"}
+    assert_same(optimized, mlp(), ["y:0"])
+
+
+def test_a_precision_that_only_the_first_engine_has_leaves_the_others_in_fp32(monkeypatch):
+    refusing({"Relu"}, monkeypatch)
+    monkeypatch.setattr(OpenVINOBackend, "precision_refusal", lambda self, precision: None)
+    optimized, report = optimize(mlp(), ["y:0"], precision="bf16")
+    by_runtime = {
+        runtimes(optimized)[segment.name]: segment.precision for segment in report.segments if segment.adopted
+    }
+    assert by_runtime == {"openvino": "bf16", "onnxruntime": "fp32"}
+    notes = [note for segment in report.segments for note in segment.notes]
+    assert any("'onnxruntime' does not compute in bf16" in note for note in notes)
+
+
+@pytest.mark.parametrize("engine", [(), ("openvino", "openvino"), ("auto", "openvino")])
+def test_lists_that_are_no_list_of_engines(engine):
+    with pytest.raises(errors.InvalidOptionError, match="list of different ones"):
+        tf_opt.Tf2TrtOpt(engine=engine)
+
+
+def test_unknown_name_in_a_list_suggests_the_nearest():
+    with pytest.raises(errors.UnknownEngineError, match="Did you mean 'openvino'"):
+        tf_opt.Tf2TrtOpt(engine=("openvno", "onnxruntime"))
+
+
+def test_settings_of_another_type():
+    with pytest.raises(errors.InvalidOptionError, match="TensorRTSettings"):
+        tf_opt.Tf2TrtOpt(tensorrt={"optimization_level": 5})
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("layer/MatMul", "layer/MatMul"),
+        ("layer/MatMul__12", "layer/MatMul"),
+        ("layer/MatMul/reshape", "layer/MatMul"),
+        ("layer/MatMul_1", "layer/MatMul_1"),
+        ("layer/MatMul_1__5", "layer/MatMul_1"),
+        ("other", None),
+        ("layer/MatMulish", None),
+    ],
+)
+def test_node_that_a_node_of_the_model_comes_from(name, expected):
+    assert graph_node(name, ("layer/MatMul", "layer/MatMul_1", "x")) == expected

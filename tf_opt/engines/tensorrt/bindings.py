@@ -1,0 +1,64 @@
+"""The gate to the package `tensorrt`: nothing imports it that has not gone through here.
+
+Modules of this package import `tensorrt` inside their functions, which run only after `tensorrt_module` has answered.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from tf_opt.engines.tensorrt import cuda
+from tf_opt.errors import EnginePackageMissingError, EngineUnavailableError
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+INSTALL_COMMAND = "pip install tensorrt"
+"""The command that installs the package."""
+
+SUPPORTED = "8.5, 8.6, 10 and 11"
+"""The versions of TensorRT that this backend is written for, as messages name them."""
+
+
+def tensorrt_module() -> ModuleType:
+    """Returns the package `tensorrt`, imported now if it was not; that takes seconds and loads gigabytes.
+
+    Raises:
+        EngineUnavailableError: There is no GPU, the package's libraries do not load, or its version is not supported.
+        EnginePackageMissingError: The package is not installed.
+    """
+    # First of all: with no driver, TensorRT's objects raise TypeError or end the process when they are used.
+    reason = cuda.unavailable_reason()
+    if reason is not None:
+        raise EngineUnavailableError(reason)
+    try:
+        module = importlib.import_module("tensorrt")
+    except ModuleNotFoundError as error:
+        if error.name != "tensorrt":
+            raise EngineUnavailableError(f"TensorRT's package does not load: {error}") from error
+        raise EnginePackageMissingError(
+            f"The package 'tensorrt' is not installed. Install it with: {INSTALL_COMMAND}"
+        ) from error
+    except Exception as error:  # Bindings without their library raise ImportError, OSError or RuntimeError.
+        raise EngineUnavailableError(
+            f"TensorRT's package does not load: {error}. Install it again with: {INSTALL_COMMAND}"
+        ) from error
+    version = version_of(module)
+    if not ((8, 5) <= version < (9, 0) or (10, 0) <= version < (12, 0)):
+        raise EngineUnavailableError(
+            f"TensorRT {module.__version__} is installed; tf_opt works with {SUPPORTED}. Install one of these with: "
+            f"{INSTALL_COMMAND}"
+        )
+    return module
+
+
+def version_of(module: ModuleType) -> tuple[int, int]:
+    """Returns a TensorRT module's major and minor version."""
+    major, minor = str(module.__version__).split(".")[:2]
+    return int(major), int(minor)
+
+
+def installed_version() -> tuple[int, int]:
+    """Returns the major and minor version of the package; raises as `tensorrt_module` does."""
+    return version_of(tensorrt_module())

@@ -1,0 +1,169 @@
+"""From a stored ONNX model and its weights to a plan."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tf_opt.engines.base import ShapeProfile
+from tf_opt.engines.tensorrt import cuda, model, plan_cache, profiles, timing_cache, versions
+from tf_opt.engines.tensorrt.logger import captured_messages, shared_logger
+from tf_opt.engines.tensorrt.progress import progress_monitor
+from tf_opt.engines.tensorrt.settings import TensorRTSettings
+from tf_opt.errors import EngineBuildError
+
+if TYPE_CHECKING:
+    import tensorrt as trt
+    from onnx import ModelProto
+
+    from tf_opt.ops.python_runtime import Array
+
+logger = logging.getLogger(__name__)
+
+
+class PlanSource:
+    """One segment's plan: from the cache where it is there, built and stored where it is not.
+
+    Attributes:
+        log: What TensorRT warned of while it built; empty where it did not build.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        content: bytes,
+        weight_array: Callable[[int], Array],
+        settings: TensorRTSettings,
+        ranges: Sequence[ShapeProfile],
+        ordinal: int,
+    ) -> None:
+        """Reads the model and digests the weights.
+
+        Args:
+            name: Of the segment.
+            content: The stored ONNX model without weights.
+            weight_array: Returns the values of the i-th weight.
+            settings: Of the build.
+            ranges: The engine's profiles.
+            ordinal: The GPU that it is for.
+
+        Raises:
+            EngineBuildError: The model cannot be read, or has types that TensorRT does not compute in.
+        """
+        self.name = name
+        self.log = ""
+        self._model = model.read_model(content, name)
+        self._weight_array = weight_array
+        self._settings = settings
+        self._ranges = ranges
+        self._ordinal = ordinal
+        self._check()
+        self._device = plan_cache.current_device(ordinal)
+        digest = model.weights_digest(self._model, weight_array)
+        self._key = plan_cache.plan_key(content, digest, settings, ranges, self._device)
+        self._cache = plan_cache.PlanCache()
+
+    def plan(self) -> bytes:
+        """Returns the plan; builds it where it is not in the cache."""
+        found = self._cache.load(self._key)
+        if found is not None:
+            return found
+        with self._cache.building(self._device):
+            # Another process may have built it while this one waited.
+            found = self._cache.load(self._key)
+            if found is None:
+                found = self._build()
+                self._cache.store(self._key, found, self._device)
+            return found
+
+    def rebuild(self) -> bytes:
+        """Returns a new plan, in place of one that TensorRT did not load."""
+        self._cache.remove(self._key)
+        return self.plan()
+
+    def refit(self, engine: trt.ICudaEngine) -> None:
+        """Puts the weights into an engine whose plan was stored without them; raises EngineBuildError."""
+        import tensorrt as trt
+
+        with captured_messages() as lines:
+            refitter = trt.Refitter(engine, shared_logger())
+            reader = trt.OnnxParserRefitter(refitter, shared_logger())
+            with model.with_weights(self._model, self._weight_array) as complete:
+                done = reader.refit_from_bytes(complete.content, complete.path) and refitter.refit_cuda_engine()
+            if not done:
+                errors = [reader.get_error(index).desc() for index in range(reader.num_errors)]
+                raise self._error("does not put the weights into the stored plan", errors, lines)
+
+    def _check(self) -> None:
+        doubles = model.double_nodes(self._model)
+        if doubles:
+            raise EngineBuildError(
+                f"{self.name} computes in float64 ({', '.join(doubles[:5])}), which TensorRT would compute as float32.",
+                nodes=doubles,
+            )
+        if self._settings.strip_weights and len(self._ranges) > 1:
+            raise EngineBuildError(
+                f"{self.name} has {len(self._ranges)} shape profiles, and TensorRT puts weights only into engines of "
+                "one. Use TensorRTSettings(strip_weights=False) or profile_strategy='range'."
+            )
+
+    def _build(self) -> bytes:
+        import tensorrt as trt
+
+        cuda.cuda_driver().activate(self._ordinal)
+        settings, device = self._settings, self._device
+        logger.info("TensorRT %s builds %s for %s.", device.tensorrt, self.name, device.name)
+        with captured_messages() as lines:
+            builder = trt.Builder(shared_logger())
+            network = versions.create_network(builder)
+            # The parser owns what the network refers to: weights of the model that it has read.
+            parser = trt.OnnxParser(network, shared_logger())
+            with model.with_weights(self._model, self._weight_array) as complete:
+                if not parser.parse(complete.content, complete.path):
+                    raise self._refused(parser, lines)
+                # The file beside the model stays until the build is over: the parser may only have mapped it.
+                config = builder.create_builder_config()
+                versions.set_builder_flags(config, network, settings)
+                profiles.add_profiles(builder, config, network, self._ranges, self.name)
+                path = timing_cache.timing_cache_path(settings, device)
+                timing_cache.attach(config, path, device)
+                with progress_monitor(f"TensorRT builds {self.name}") as monitor:
+                    if monitor is not None:
+                        config.progress_monitor = monitor
+                    plan = builder.build_serialized_network(network, config)
+                if monitor is not None and monitor.interruption is not None:
+                    raise monitor.interruption
+            if plan is None:
+                raise self._error("does not build", (), lines, nodes=_named_nodes(self._model, lines))
+            timing_cache.save(config, path, device)
+            self.log = "\n".join(lines)
+            return bytes(plan)
+
+    def _refused(self, parser: trt.OnnxParser, lines: deque[str]) -> EngineBuildError:
+        errors = [parser.get_error(index) for index in range(parser.num_errors)]
+        nodes = versions.error_nodes(errors, [node.name for node in self._model.graph.node])
+        return self._error("does not parse", [versions.describe_error(error) for error in errors], lines, nodes=nodes)
+
+    def _error(
+        self, what: str, reasons: Iterable[str], lines: deque[str], nodes: tuple[str, ...] = ()
+    ) -> EngineBuildError:
+        said = "; ".join(reasons) or "; ".join(lines) or "nothing"
+        return EngineBuildError(f"TensorRT {self._device.tensorrt} {what} {self.name}. It says: {said}", nodes=nodes)
+
+
+def _named_nodes(proto: ModelProto, lines: Iterable[str]) -> tuple[str, ...]:
+    """Returns the nodes whose whole names stand in error messages of a failed build.
+
+    A message about a region that TensorRT has fused ("ForeignNode[first...last]") names its ends, of which neither has
+    to be at fault, so it counts for nothing.
+    """
+    words: set[Any] = set()
+    for line in lines:
+        if "ERROR" in line and "ForeignNode" not in line:
+            words.update(re.split(r"[\s\[\](){}<>'\",;]+|: |\.(?=\s|$)", line))
+            words.update(word.rstrip(":.") for word in tuple(words))
+    return tuple(node.name for node in proto.graph.node if node.name and node.name in words)

@@ -1,0 +1,64 @@
+"""How long kernels took, kept between builds and shared by processes."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tf_opt.engines.tensorrt import stored_files
+from tf_opt.engines.tensorrt.plan_cache import Device
+from tf_opt.engines.tensorrt.settings import TensorRTSettings
+from tf_opt.ops import build
+
+if TYPE_CHECKING:
+    import tensorrt as trt
+
+logger = logging.getLogger(__name__)
+
+MAGIC = b"TFOPTTIM"
+
+
+def timing_cache_path(settings: TensorRTSettings, device: Device) -> Path:
+    """Returns the file that the settings name, or the one of this TensorRT and GPU."""
+    if settings.timing_cache is not None:
+        return Path(settings.timing_cache).expanduser()
+    return build.cache_directory() / "timing_caches" / f"{device.slug}.timing"
+
+
+def attach(config: trt.IBuilderConfig, path: Path, device: Device) -> None:
+    """Gives a build what earlier ones measured; nothing where that is damaged or of another GPU or version."""
+    known = _read(path, device)
+    for content in (known, b"") if known else (b"",):
+        cache = config.create_timing_cache(content)
+        # False: never ignore that it was measured elsewhere.
+        if cache is not None and config.set_timing_cache(cache, False):
+            return
+        logger.info("TensorRT does not take the timing cache %s; this build measures again.", path)
+
+
+def save(config: trt.IBuilderConfig, path: Path, device: Device) -> None:
+    """Adds what a build measured to the file; what other processes added meanwhile stays."""
+    cache = config.get_timing_cache()
+    try:
+        with stored_files.exclusive(path.with_name(f".{path.name}.lock")):
+            other = config.create_timing_cache(_read(path, device))
+            if other is not None and not cache.combine(other, False):
+                logger.info("The timing cache %s belongs to another GPU or TensorRT and is replaced.", path)
+            content = cache.serialize()
+            if content is not None:
+                stored_files.write_checked(path, MAGIC, {"device": device.slug}, bytes(content))
+    except OSError as error:
+        logger.warning("The timing cache cannot be written to %s: %s", path, error)
+
+
+def _read(path: Path, device: Device) -> bytes:
+    """Returns a timing cache's content; nothing where there is none for this GPU and TensorRT that is whole."""
+    try:
+        header, content = stored_files.read_checked(path, MAGIC)
+    except OSError:
+        return b""
+    except ValueError as error:
+        logger.info("The timing cache %s is of no use: %s", path, error)
+        return b""
+    return content if header.get("device") == device.slug else b""

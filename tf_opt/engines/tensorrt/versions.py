@@ -1,0 +1,170 @@
+"""What differs between the versions of TensorRT. Everything else in this package is written for all of them.
+
+Enum members are looked up by name and shifted by their own number: the numbers differ between versions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from tf_opt.engines.tensorrt.bindings import installed_version
+from tf_opt.engines.tensorrt.settings import TensorRTSettings
+from tf_opt.errors import EngineBuildError
+from tf_opt.onnx_target import OnnxTarget
+
+if TYPE_CHECKING:
+    import tensorrt as trt
+
+STRONG_TYPES = (10, 0)
+"""The first version whose networks keep the types of the ONNX model, and that knows bfloat16 and int64."""
+
+SHARED_PROFILES = (8, 6)
+"""The first version in which several contexts may use one profile at the same time."""
+
+
+def onnx_target(version: tuple[int, int]) -> OnnxTarget:
+    """Returns the forms of ONNX that a version's parser takes."""
+    if version >= STRONG_TYPES:
+        return OnnxTarget(name="tensorrt", opset=20, gelu=True)
+    # The parsers of 8.5 and 8.6 know neither Gelu nor LayerNormalization.
+    return OnnxTarget(name="tensorrt", opset=17, gelu=False, layer_normalization=False)
+
+
+def create_network(builder: trt.Builder) -> trt.INetworkDefinition:
+    """Returns an empty network whose types are those of the model, as far as the version keeps them."""
+    import tensorrt as trt
+
+    flags = 0
+    # STRONGLY_TYPED since 10; EXPLICIT_BATCH is always so since 10, and gone in 11.
+    names = ("STRONGLY_TYPED",) if installed_version() >= STRONG_TYPES else ("EXPLICIT_BATCH",)
+    for name in names:
+        flags |= 1 << int(getattr(trt.NetworkDefinitionCreationFlag, name))
+    return builder.create_network(flags)
+
+
+def set_builder_flags(config: trt.IBuilderConfig, network: trt.INetworkDefinition, settings: TensorRTSettings) -> None:
+    """Sets what a build depends on besides the network; raises EngineBuildError for what the version does not have."""
+    import tensorrt as trt
+
+    if settings.workspace_bytes is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_bytes)
+    # On by default: TensorRT would compute float32 products with 10 bits of mantissa.
+    if not settings.tf32:
+        config.clear_flag(trt.BuilderFlag.TF32)
+    if hasattr(config, "builder_optimization_level"):
+        config.builder_optimization_level = settings.optimization_level
+    if settings.hardware_compatibility != "none":
+        levels = getattr(trt, "HardwareCompatibilityLevel", None)
+        level = getattr(levels, settings.hardware_compatibility.upper(), None)
+        if level is None:
+            raise _lacks(f"hardware_compatibility={settings.hardware_compatibility!r}")
+        config.hardware_compatibility_level = level
+    if settings.version_compatible:
+        _set_flag(config, "VERSION_COMPATIBLE", "version_compatible=True")
+    if settings.strip_weights:
+        _set_flag(config, "STRIP_PLAN", "strip_weights=True")
+        # The weights that come back are the same ones, which lets TensorRT optimize as if they were constants.
+        if hasattr(trt.BuilderFlag, "REFIT_IDENTICAL"):
+            config.set_flag(trt.BuilderFlag.REFIT_IDENTICAL)
+    if settings.tactic_sources is not None:
+        config.set_tactic_sources(_mask(trt.TacticSource, settings.tactic_sources))
+    version = installed_version()
+    if version < STRONG_TYPES:
+        _constrain_precision(config, network)
+        preview = getattr(getattr(trt, "PreviewFeature", None), "PROFILE_SHARING_0806", None)
+        if preview is not None:
+            config.set_preview_feature(preview, True)
+
+
+def maximum_contexts(settings: TensorRTSettings) -> int:
+    """Returns how many execution contexts an engine may have: one before contexts could share a profile."""
+    return settings.maximum_contexts if installed_version() >= SHARED_PROFILES else 1
+
+
+def has_progress_monitor() -> bool:
+    """Tells whether the version reports how far a build is."""
+    import tensorrt as trt
+
+    return hasattr(trt, "IProgressMonitor")
+
+
+def error_nodes(errors: Iterable[trt.ParserError], names: list[str]) -> tuple[str, ...]:
+    """Returns the nodes that a parser's errors name, each once.
+
+    Args:
+        errors: The parser's errors.
+        names: Names of the model's nodes in their order; versions before 10 give only an index.
+    """
+    nodes = []
+    for error in errors:
+        named: str = getattr(error, "node_name", str)()
+        index = error.node()
+        if not named and 0 <= index < len(names):
+            named = names[index]
+        if named in names:
+            nodes.append(named)
+    return tuple(dict.fromkeys(nodes))
+
+
+def describe_error(error: trt.ParserError) -> str:
+    """Returns a parser's error as a sentence with the node and its operator, where they are known."""
+    name: str = getattr(error, "node_name", str)()
+    operator: str = getattr(error, "node_operator", str)()
+    place = (
+        f"{name or f'node {error.node()}'} ({operator or 'operator unknown'}): " if name or error.node() >= 0 else ""
+    )
+    return f"{place}{error.desc()}"
+
+
+def _set_flag(config: trt.IBuilderConfig, name: str, setting: str) -> None:
+    import tensorrt as trt
+
+    flag = getattr(trt.BuilderFlag, name, None)
+    if flag is None:
+        raise _lacks(setting)
+    config.set_flag(flag)
+
+
+def _mask(members: Any, names: Iterable[str]) -> int:
+    mask = 0
+    for name in names:
+        member = members.__members__.get(name)
+        if member is None:
+            raise EngineBuildError(
+                f"This TensorRT has no tactic source {name!r}; expected some of {', '.join(members.__members__)}."
+            )
+        mask |= 1 << int(member)
+    return mask
+
+
+def _lacks(setting: str) -> EngineBuildError:
+    import tensorrt as trt
+
+    return EngineBuildError(
+        f"TensorRT {trt.__version__} does not have what {setting} needs. Leave the setting off, or update TensorRT."
+    )
+
+
+def _constrain_precision(config: trt.IBuilderConfig, network: trt.INetworkDefinition) -> None:
+    """Has versions before 10, which choose precisions by themselves, keep to those of the model.
+
+    Each layer that computes a float gets its output's type as its own, and TensorRT has to obey.
+    """
+    import tensorrt as trt
+
+    flags: Any = trt.BuilderFlag
+    halves = 0
+    for index in range(network.num_layers):
+        layer: Any = network.get_layer(index)
+        if layer.type == trt.LayerType.CONSTANT or layer.num_outputs == 0:
+            continue
+        dtype = layer.get_output(0).dtype
+        if dtype in (trt.DataType.HALF, trt.DataType.FLOAT):
+            layer.precision = dtype
+            halves += dtype == trt.DataType.HALF
+    if halves:
+        config.set_flag(flags.FP16)
+        config.set_flag(flags.OBEY_PRECISION_CONSTRAINTS)
+    if any(network.get_layer(index).type == trt.LayerType.QUANTIZE for index in range(network.num_layers)):
+        config.set_flag(flags.INT8)

@@ -1,0 +1,113 @@
+"""Checks what `Tf2TrtOpt` is given before any work, and brings it into the form that the work starts from."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from tensorflow.core.framework import graph_pb2, tensor_shape_pb2
+
+from tf_opt.engine_selection import select_engines
+from tf_opt.errors import InvalidGraphError, InvalidOptionError, did_you_mean
+from tf_opt.feeds import Feed, NormalizedFeed
+from tf_opt.frozen_graph import FrozenGraph, find_tensor
+from tf_opt.options import Options
+from tf_opt.precision import require_16_bit, require_precision
+from tf_opt.tensor_info import TensorInfo, node_name
+
+
+def resolve_options(options: Options, frozen: FrozenGraph, disable_fp16: bool) -> Options:
+    """Returns the options with the precision that `disable_fp16` stands for and the tensor name of the mask.
+
+    Args:
+        options: The user's options.
+        frozen: The graph.
+        disable_fp16: False is short for the fastest 16-bit type, where the options ask for "fp32".
+
+    Raises:
+        UnsupportedPrecisionError: The device has no hardware for the precision.
+        InvalidOptionError: `skip_padding` names no input.
+    """
+    if not disable_fp16 and options.precision == "fp32":
+        options = replace(options, precision=require_16_bit(select_engines(options).backends[0]))
+    elif options.precision not in ("fp32", "auto"):
+        require_precision(options.precision, select_engines(options).backends[0])
+    if options.skip_padding is None:
+        return options
+    mask = find_tensor(frozen.inputs, options.skip_padding)
+    if mask is None:
+        known = [info.key for info in frozen.inputs]
+        raise InvalidOptionError(
+            f"skip_padding is {options.skip_padding!r}, which is no input of the graph."
+            f"{did_you_mean(options.skip_padding, known)} The inputs are: {', '.join(map(repr, known))}."
+        )
+    return replace(options, skip_padding=mask.name)
+
+
+def check_graph_def(graph_def: graph_pb2.GraphDef) -> graph_pb2.GraphDef:
+    """Returns what was given where it is a GraphDef.
+
+    Raises:
+        InvalidGraphError: It is something else.
+    """
+    if not isinstance(graph_def, graph_pb2.GraphDef):
+        raise InvalidGraphError(
+            f"Expected a GraphDef, got {type(graph_def).__name__}. Of a tf.Graph take graph.as_graph_def(); models are "
+            "frozen by tf_opt.freeze_keras, freeze_saved_model or freeze_concrete_function; files are read by "
+            "tf_opt.load_graph_def."
+        )
+    return graph_def
+
+
+def writable_folder(path: str | Path) -> Path:
+    """Returns the folder for dumps, made if need be, before any time is spent."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InvalidOptionError(f"dump_dir is {str(path)!r}, which is no folder to write to: {error}") from error
+    return folder
+
+
+def needed_feeds(frozen: FrozenGraph, feeds: Sequence[Feed]) -> tuple[Sequence[Feed], list[TensorInfo]]:
+    """Returns the feeds and inputs without the inputs that no output depends on, which feeds may leave out."""
+    nodes = {node.name: node for node in frozen.graph_def.node}
+    pending = [node_name(name) for name in frozen.output_names]
+    reached: set[str] = set()
+    while pending:
+        name = pending.pop()
+        if name not in reached:
+            reached.add(name)
+            pending.extend(node_name(reference) for reference in nodes[name].input)
+    needed = [info for info in frozen.inputs if node_name(info.name) in reached]
+    unneeded = [info for info in frozen.inputs if node_name(info.name) not in reached]
+    if isinstance(feeds, Iterator):
+        feeds = list(feeds)
+    if not isinstance(feeds, Sequence) or not all(isinstance(feed, Mapping) for feed in feeds):
+        return feeds, needed  # check_feeds says what is wrong.
+    return [{name: feed[name] for name in feed if find_tensor(unneeded, str(name)) is None} for feed in feeds], needed
+
+
+def fix_input_shapes(light: graph_pb2.GraphDef, feeds: Sequence[NormalizedFeed]) -> graph_pb2.GraphDef:
+    """Returns a copy of `light` whose placeholders have the dimensions that are the same in all feeds.
+
+    Args:
+        light: Light graph; it is not changed.
+        feeds: Arrays by tensor name.
+    """
+    fixed = graph_pb2.GraphDef()
+    fixed.CopyFrom(light)
+    for node in fixed.node:
+        shapes = {feed[f"{node.name}:0"].shape for feed in feeds if f"{node.name}:0" in feed}
+        if node.op != "Placeholder" or len({len(shape) for shape in shapes}) != 1:
+            continue
+        sizes = [set(dimension) for dimension in zip(*shapes, strict=True)]
+        shape = tensor_shape_pb2.TensorShapeProto(
+            dim=[tensor_shape_pb2.TensorShapeProto.Dim(size=size.pop() if len(size) == 1 else -1) for size in sizes]
+        )
+        node.attr["shape"].shape.CopyFrom(shape)
+    return fixed

@@ -1,0 +1,198 @@
+"""Which shapes an engine has to serve: from the user's ranges or the shapes in the feeds to a segment's inputs.
+
+A user knows the shapes of the graph's inputs; a segment may begin anywhere. So feeds of the smallest, the tuned for and
+the largest shape are made, and the part of the graph in front of the segment is run with them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from tensorflow.core.framework import graph_pb2
+
+from tf_opt.border_values import border_values
+from tf_opt.engines.base import ShapeProfile
+from tf_opt.engines.tensorrt.settings import TensorRTSettings
+from tf_opt.errors import CalibrationError, EngineBuildError, InvalidOptionError, did_you_mean
+from tf_opt.feeds import Array, NormalizedFeed
+from tf_opt.frozen_graph import find_tensor
+from tf_opt.passes.tf.segment import Segment
+from tf_opt.tensor_info import TensorInfo
+from tf_opt.weights import WeightStore
+
+MAXIMUM_SHAPE_ELEMENTS = 64
+"""An integer input of more elements holds no shape; TensorRT takes no more in a shape tensor."""
+
+Shapes: TypeAlias = dict[str, tuple[int, ...]]
+"""Shapes by tensor name."""
+
+
+@dataclass(frozen=True)
+class _Range:
+    """Feeds of the smallest, the tuned for and the largest shape; more feeds that have to fit."""
+
+    minimum: NormalizedFeed
+    optimum: NormalizedFeed
+    maximum: NormalizedFeed
+    others: tuple[NormalizedFeed, ...] = ()
+
+    def feeds(self) -> list[NormalizedFeed]:
+        return [self.minimum, self.optimum, self.maximum, *self.others]
+
+
+class ShapeProfiles:
+    """Returns the profiles of each segment of one graph."""
+
+    def __init__(
+        self, settings: TensorRTSettings, inputs: Sequence[TensorInfo], feeds: Sequence[NormalizedFeed]
+    ) -> None:
+        """Makes the feeds of all ranges.
+
+        Args:
+            settings: The user's ranges, or what becomes of the shapes in the feeds.
+            inputs: Inputs of the graph.
+            feeds: The user's feeds; at least one.
+
+        Raises:
+            InvalidOptionError: A range names no input, or has another rank or other fixed dimensions.
+        """
+        self._distinct = _distinct(feeds)
+        if settings.profiles:
+            self._ranges = [self._given(profile, inputs, feeds) for profile in settings.profiles]
+            return
+        self._ranges = []
+        if "optimal" in settings.profile_strategy:
+            self._ranges += [_Range(feed, feed, feed) for feed in self._distinct]
+        if "range" in settings.profile_strategy:
+            self._ranges.append(self._seen(feeds))
+
+    def __call__(self, light: graph_pb2.GraphDef, weights: WeightStore, segment: Segment) -> tuple[ShapeProfile, ...]:
+        """Returns the profiles of a segment, the narrowest first.
+
+        Args:
+            light: The graph that the segment was found in.
+            weights: Its constants.
+            segment: The segment.
+
+        Raises:
+            EngineBuildError: The shapes of its inputs cannot be found out, or one is of varying rank.
+        """
+        profiles: dict[str, ShapeProfile] = {}
+        for each in self._ranges:
+            feeds = each.feeds()
+            try:
+                values = border_values(light, weights, segment, feeds)
+            except CalibrationError as error:
+                raise EngineBuildError(
+                    f"The shapes of what flows into {segment.name} cannot be found out: {error} Give feeds, or ranges "
+                    "of shapes, that the graph takes in every combination of their smallest and largest dimensions."
+                ) from error
+            profile = _profile(segment, values)
+            profiles.setdefault(repr(profile), profile)
+        return tuple(profiles.values())
+
+    def _seen(self, feeds: Sequence[NormalizedFeed]) -> _Range:
+        """Returns the range of all feeds, tuned for the shapes that come most often, the largest of those."""
+        names = list(feeds[0])
+        for name in names:
+            if len({feed[name].ndim for feed in feeds}) > 1:
+                raise InvalidOptionError(
+                    f"The feeds have {name!r} with different ranks; an engine that is built for a range of shapes "
+                    "takes one. Feed one rank, or choose another engine."
+                )
+        counts = Counter(_key(feed) for feed in feeds)
+        optimum = max(self._distinct, key=lambda feed: (counts[_key(feed)], sum(each.size for each in feed.values())))
+        smallest = {name: tuple(np.min([feed[name].shape for feed in feeds], axis=0).tolist()) for name in names}
+        largest = {name: tuple(np.max([feed[name].shape for feed in feeds], axis=0).tolist()) for name in names}
+        return _Range(_resized(optimum, smallest), optimum, _resized(optimum, largest), tuple(self._distinct))
+
+    def _given(
+        self,
+        profile: Mapping[str, tuple[Sequence[int], Sequence[int], Sequence[int]]],
+        inputs: Sequence[TensorInfo],
+        feeds: Sequence[NormalizedFeed],
+    ) -> _Range:
+        """Returns a range of the user's; inputs that it leaves out go with one of the same static shape."""
+        given: dict[str, tuple[TensorInfo, tuple[Sequence[int], Sequence[int], Sequence[int]]]] = {}
+        for name, shapes in profile.items():
+            info = find_tensor(inputs, name)
+            if info is None:
+                known = [each.key for each in inputs]
+                raise InvalidOptionError(
+                    f"The shape profile names {name!r}, which is no input of the graph.{did_you_mean(name, known)} The "
+                    f"inputs are: {', '.join(map(repr, known))}."
+                )
+            for shape in shapes:
+                _check(info, shape)
+            given[info.name] = (info, shapes)
+        sides: list[Shapes] = [{}, {}, {}]
+        seen = self._seen(feeds)
+        for info in inputs:
+            if info.name not in feeds[0]:
+                continue
+            alike = [shapes for other, shapes in given.values() if other.shape == info.shape]
+            found = given[info.name][1] if info.name in given else (alike or [None])[0]
+            for number, (shapes, side) in enumerate(
+                zip(sides, (seen.minimum, seen.optimum, seen.maximum), strict=True)
+            ):
+                shapes[info.name] = side[info.name].shape if found is None else tuple(found[number])
+        return _Range(*(_resized(seen.optimum, shapes) for shapes in sides))
+
+
+def _check(info: TensorInfo, shape: Sequence[int]) -> None:
+    fits = info.shape is None or (
+        len(shape) == len(info.shape)
+        and all(fixed in (None, size) for fixed, size in zip(info.shape, shape, strict=True))
+    )
+    if not fits:
+        raise InvalidOptionError(
+            f"The shape profile of {info.key!r} has {tuple(shape)}, which is no shape of {info}. Give its rank and its "
+            "fixed dimensions."
+        )
+
+
+def _key(feed: NormalizedFeed) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    return tuple(sorted((name, array.shape) for name, array in feed.items()))
+
+
+def _distinct(feeds: Sequence[NormalizedFeed]) -> list[NormalizedFeed]:
+    """Returns one feed of each combination of shapes."""
+    return list({_key(feed): feed for feed in feeds}.values())
+
+
+def _resized(feed: NormalizedFeed, shapes: Shapes) -> NormalizedFeed:
+    """Returns a feed of other shapes, made of the values of this one: ids and masks stay what they can be."""
+    return {name: np.resize(array, shapes[name]).astype(array.dtype, copy=False) for name, array in feed.items()}
+
+
+def _profile(segment: Segment, samples: Sequence[Mapping[str, Array]]) -> ShapeProfile:
+    """Returns the profile that holds all samples and is tuned for the second."""
+    minimum: Shapes = {}
+    optimum: Shapes = {}
+    maximum: Shapes = {}
+    values = {}
+    for name, info in zip(samples[0], segment.inputs, strict=True):
+        arrays = [sample[name] for sample in samples]
+        if len({array.ndim for array in arrays}) > 1:
+            raise EngineBuildError(
+                f"{info.name}, which flows into {segment.name}, has different ranks in different feeds; an engine that "
+                "is built for a range of shapes takes one."
+            )
+        shapes = np.array([array.shape for array in arrays]).reshape(len(arrays), -1)
+        minimum[name] = tuple(shapes.min(axis=0).tolist())
+        optimum[name] = arrays[1].shape
+        maximum[name] = tuple(shapes.max(axis=0).tolist())
+        one_shape = minimum[name] == maximum[name]
+        is_integer = np.issubdtype(arrays[0].dtype, np.integer)
+        if is_integer and one_shape and arrays[0].ndim <= 1 and arrays[0].size <= MAXIMUM_SHAPE_ELEMENTS:
+            flat = np.array([array.reshape(-1) for array in arrays])
+            values[name] = (
+                tuple(flat.min(axis=0).tolist()),
+                tuple(flat[1].tolist()),
+                tuple(flat.max(axis=0).tolist()),
+            )
+    return ShapeProfile(minimum=minimum, optimum=optimum, maximum=maximum, values=values)
