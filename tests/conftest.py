@@ -7,6 +7,7 @@ import functools
 import itertools
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 # TensorFlow reads both when it is imported, which the first test module does.
@@ -33,6 +34,30 @@ def own_optimizations(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.
     if (module := sys.modules.get("tf_opt.optimization_cache")) is not None:
         monkeypatch.setattr(module, "cache_directory", lambda: folder)
     return folder
+
+
+ENGINES = (
+    "openvino",
+    "onnxruntime",
+    # Without TensorRT and without a GPU, its backend runs on a simulation that holds it to TensorRT's contract.
+    "simulated tensorrt 10.0",
+    "simulated tensorrt 10.16",
+    "simulated tensorrt 11.4",
+    pytest.param("tensorrt", marks=pytest.mark.gpu),
+)
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Name of an engine that can run while the test runs; a test that asks for it runs once for each."""
+    simulated, _, version = request.param.rpartition(" ")
+    if not simulated:
+        yield version
+        return
+    from tests.simulators.tensorrt.fixture import simulated_tensorrt
+
+    with simulated_tensorrt(version):
+        yield "tensorrt"
 
 
 @functools.cache

@@ -7,9 +7,11 @@ import pytest
 import tensorflow as tf
 
 import tf_opt
+from tests.simulators.tensorrt.fixture import simulated_tensorrt
 from tests.small_graphs import engine_nodes, feed, mlp, run_graph_def
 from tf_opt import errors
 from tf_opt.engines.openvino import OpenVINOBackend
+from tf_opt.engines.tensorrt import TensorRTBackend
 from tf_opt.segment_models import graph_node
 
 
@@ -33,14 +35,14 @@ def assert_same(actual, expected, outputs):
             np.testing.assert_allclose(left, right, atol=1e-5)
 
 
-def refusing(ops, monkeypatch):
-    """Has OpenVINO's backend refuse ops when it is asked."""
-    original = OpenVINOBackend.refusal
+def refusing(ops, monkeypatch, backend=OpenVINOBackend):
+    """Has a backend refuse ops when it is asked."""
+    original = backend.refusal
 
     def refusal(self, op, inputs, outputs):
         return "not today" if op in ops else original(self, op, inputs, outputs)
 
-    monkeypatch.setattr(OpenVINOBackend, "refusal", refusal)
+    monkeypatch.setattr(backend, "refusal", refusal)
 
 
 def test_nodes_that_the_first_engine_takes_are_its_own():
@@ -118,6 +120,33 @@ def test_a_precision_that_only_the_first_engine_has_leaves_the_others_in_fp32(mo
     assert by_runtime == {"openvino": "bf16", "onnxruntime": "fp32"}
     notes = [note for segment in report.segments for note in segment.notes]
     assert any("'onnxruntime' does not compute in bf16" in note for note in notes)
+
+
+def test_auto_takes_tensorrt_on_a_gpu_and_the_next_engine_for_what_that_refuses(monkeypatch):
+    with simulated_tensorrt("10.16"):
+        refusing({"Relu"}, monkeypatch, TensorRTBackend)
+        optimized, report = optimize(mlp(), ["y:0"], engine="auto")
+        assert sorted(runtimes(optimized).values()) == ["openvino", "tensorrt", "tensorrt"]
+        assert report.engine == "tensorrt"
+        assert report.engine_choice.startswith("tensorrt: TensorRT can use the GPU Simulated GPU")
+        feeds = feed()
+        for left, right in zip(*(run_graph_def(each, ["y:0"], feeds) for each in (optimized, mlp())), strict=True):
+            np.testing.assert_allclose(left, right, atol=1e-5)
+
+
+def test_nodes_that_the_parser_refuses_stay_out_of_the_engine():
+    graph = tf.Graph()
+    with graph.as_default():
+        x = tf.compat.v1.placeholder(tf.float32, [None, 16], name="x")
+        counts = tf.bitwise.bitwise_and(tf.cast(tf.nn.relu(x) * 8.0, tf.int32), 3, name="bits")
+        tf.identity(tf.tanh(tf.cast(counts, tf.float32) * 0.5) + 1.0, name="y")
+    graph_def = graph.as_graph_def()
+    with simulated_tensorrt("10.16"):
+        optimized, report = optimize(graph_def, ["y:0"], engine="tensorrt")
+        assert set(runtimes(optimized).values()) == {"tensorrt"}
+        (reason,) = (node.reason for node in report.refused if node.op == "BitwiseAnd")
+        assert "Bitwise" in reason
+        assert_same(optimized, graph_def, ["y:0"])
 
 
 @pytest.mark.parametrize("engine", [(), ("openvino", "openvino"), ("auto", "openvino")])

@@ -1,6 +1,6 @@
 """Tells what of tf_opt works on this machine, what does not, and the command that repairs or gets it.
 
-    python -m tf_opt.doctor [--json]
+python -m tf_opt.doctor [--json]
 """
 
 from __future__ import annotations
@@ -63,9 +63,7 @@ class Diagnosis:
         table = _table("", "topic", "what", "found")
         topic = ""
         for each in self.findings:
-            table.add_row(
-                _MARKS[each.status], "" if each.topic == topic else each.topic, each.name, escape(each.text)
-            )
+            table.add_row(_MARKS[each.status], "" if each.topic == topic else each.topic, each.name, escape(each.text))
             topic = each.topic
         console.print(table)
         console.print(self._engine_table())

@@ -140,13 +140,14 @@ def tensorflow_findings(gpu_is_there: bool) -> Iterator[Finding]:
     """
     yield from _conflict("TensorFlow", TENSORFLOW_DISTRIBUTIONS)
     if not is_installed("tensorflow"):
-        fix = "pip install 'tensorflow>=2.18,<2.22'"
-        yield Finding(topic="TensorFlow", name="TensorFlow", status="problem", text="it is not installed", fix=fix)
+        get = "pip install 'tensorflow>=2.18,<2.22'"
+        yield Finding(topic="TensorFlow", name="TensorFlow", status="problem", text="it is not installed", fix=get)
         return
     answer = _ask_tensorflow()
     if "error" in answer:
-        fix = "pip install --force-reinstall tensorflow, the distribution that is meant"
-        yield Finding(topic="TensorFlow", name="TensorFlow", status="problem", text=answer["error"], fix=fix)
+        installed = " or ".join(versions(TENSORFLOW_DISTRIBUTIONS)) or "tensorflow"
+        repair = f"pip install --force-reinstall {installed}"
+        yield Finding(topic="TensorFlow", name="TensorFlow", status="problem", text=answer["error"], fix=repair)
         return
     build = "for GPUs (CUDA)" if answer["cuda_build"] else "for the CPU"
     text = f"{answer['version']}, built {build}"
@@ -234,7 +235,7 @@ def optional_findings() -> Iterator[Finding]:
 
 
 def cache_findings() -> Iterator[Finding]:
-    """Says where compiled ops, optimizations and plans are kept, how much they take, and whether more can be written."""
+    """Says where compiled ops, optimizations and plans are kept, how much there is, and whether more can be written."""
     from tf_opt.ops.build import cache_directory
 
     folder = cache_directory()

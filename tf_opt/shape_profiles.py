@@ -16,12 +16,12 @@ from tensorflow.core.framework import graph_pb2
 
 from tf_opt.border_values import border_values
 from tf_opt.engines.base import ShapeProfile
-from tf_opt.engines.tensorrt.settings import TensorRTSettings
+from tf_opt.engines.tensorrt.settings import ShapeRange, TensorRTSettings
 from tf_opt.errors import CalibrationError, EngineBuildError, InvalidOptionError, did_you_mean
 from tf_opt.feeds import Array, NormalizedFeed
 from tf_opt.frozen_graph import find_tensor
 from tf_opt.passes.tf.segment import Segment
-from tf_opt.tensor_info import TensorInfo
+from tf_opt.tensor_info import Shape, TensorInfo
 from tf_opt.weights import WeightStore
 
 MAXIMUM_SHAPE_ELEMENTS = 64
@@ -112,12 +112,13 @@ class ShapeProfiles:
 
     def _given(
         self,
-        profile: Mapping[str, tuple[Sequence[int], Sequence[int], Sequence[int]]],
+        profile: Mapping[str, ShapeRange],
         inputs: Sequence[TensorInfo],
         feeds: Sequence[NormalizedFeed],
     ) -> _Range:
         """Returns a range of the user's; inputs that it leaves out go with one of the same static shape."""
-        given: dict[str, tuple[TensorInfo, tuple[Sequence[int], Sequence[int], Sequence[int]]]] = {}
+        given: dict[str, ShapeRange] = {}
+        by_static_shape: dict[Shape, ShapeRange] = {}
         for name, shapes in profile.items():
             info = find_tensor(inputs, name)
             if info is None:
@@ -128,19 +129,20 @@ class ShapeProfiles:
                 )
             for shape in shapes:
                 _check(info, shape)
-            given[info.name] = (info, shapes)
-        sides: list[Shapes] = [{}, {}, {}]
+            given[info.name] = shapes
+            by_static_shape.setdefault(info.shape, shapes)
         seen = self._seen(feeds)
+        sides: list[Shapes] = [{}, {}, {}]
         for info in inputs:
-            if info.name not in feeds[0]:
+            if info.name not in feeds[0]:  # No output needs it.
                 continue
-            alike = [shapes for other, shapes in given.values() if other.shape == info.shape]
-            found = given[info.name][1] if info.name in given else (alike or [None])[0]
-            for number, (shapes, side) in enumerate(
-                zip(sides, (seen.minimum, seen.optimum, seen.maximum), strict=True)
-            ):
-                shapes[info.name] = side[info.name].shape if found is None else tuple(found[number])
-        return _Range(*(_resized(seen.optimum, shapes) for shapes in sides))
+            found = given.get(info.name) or by_static_shape.get(info.shape)
+            if found is None:
+                found = (seen.minimum[info.name].shape, seen.optimum[info.name].shape, seen.maximum[info.name].shape)
+            for side, shape in zip(sides, found, strict=True):
+                side[info.name] = tuple(shape)
+        minimum, optimum, maximum = (_resized(seen.optimum, side) for side in sides)
+        return _Range(minimum, optimum, maximum)
 
 
 def _check(info: TensorInfo, shape: Sequence[int]) -> None:

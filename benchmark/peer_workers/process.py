@@ -35,7 +35,7 @@ class Worker:
         """Starts the process.
 
         Args:
-            spec: The peer.
+            spec: The peer. Its module lies in peer_workers, unless it is named with its package.
             interpreter: Python of its environment.
             threads: Threads that its libraries may use.
             log: File for what it prints.
@@ -44,15 +44,17 @@ class Worker:
         self._log = log
         log.parent.mkdir(parents=True, exist_ok=True)
         variables = {
-            "PYTHONPATH": str(BENCHMARK_FOLDER),
+            # Before what is there already: packages may have been unpacked to a folder that only the variable names.
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(BENCHMARK_FOLDER), os.environ.get("PYTHONPATH")])),
             "OMP_NUM_THREADS": str(threads),
             "TF_CPP_MIN_LOG_LEVEL": "2",
             "HF_HUB_OFFLINE": "1",
             **spec.variables,
         }
+        module = spec.module if "." in spec.module else f"peer_workers.{spec.module}"
         with log.open("w") as file:
             self._process = subprocess.Popen(
-                [str(interpreter), "-m", f"peer_workers.{spec.module}"],
+                [str(interpreter), "-m", module],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=file,
@@ -68,8 +70,13 @@ class Worker:
     ) -> None:
         self.close()
 
-    def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
+    def ask(self, do: str, *, within: float = ANSWER_SECONDS, **arguments: Any) -> dict[str, Any]:
         """Sends a request of protocol.py and returns the answer.
+
+        Args:
+            do: What to do.
+            within: Seconds after which the worker is ended for not answering.
+            arguments: The rest of the request.
 
         Raises:
             PeerUnavailableError: The peer cannot run here.
@@ -82,11 +89,9 @@ class Worker:
             stdin.write(json.dumps({"do": do, **arguments}).encode() + b"\n")
             stdin.flush()
             # One answer for one request, so nothing can be waiting in Python's buffer beside the pipe.
-            if not select.select([stdout], [], [], ANSWER_SECONDS)[0]:
+            if not select.select([stdout], [], [], within)[0]:
                 self._process.kill()
-                raise WorkerError(
-                    f"{self.spec.name} did not answer {do!r} within {ANSWER_SECONDS:.0f} s; see {self._log}"
-                )
+                raise WorkerError(f"{self.spec.name} did not answer {do!r} within {within:.0f} s; see {self._log}")
             line = stdout.readline()
         except BrokenPipeError:
             line = b""

@@ -84,14 +84,23 @@ def read_feeds(path: str) -> dict[str, dict[str, Array]]:
     return feeds
 
 
-def serve(peer: Peer) -> None:
-    """Answers requests until the input ends."""
+Action: TypeAlias = Callable[[Any, Mapping[str, Any]], dict[str, Any]]
+"""Answers a request: (peer, request) -> answer."""
+
+
+def serve(peer: Peer, actions: Mapping[str, Action] | None = None) -> None:
+    """Answers requests until the input ends.
+
+    Args:
+        peer: What answers them.
+        actions: What it can be asked for besides the requests above.
+    """
     # What libraries print must not get between the answers: file descriptor 1 becomes standard error.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     for line in sys.stdin:
         try:
-            answer = _answer(peer, json.loads(line))
+            answer = _answer(peer, json.loads(line), actions or {})
         except UnavailableError as error:
             answer = {"unavailable": str(error)}
         except BaseException as error:
@@ -100,13 +109,14 @@ def serve(peer: Peer) -> None:
         answers.write(json.dumps(answer) + "\n")
 
 
-def _answer(peer: Peer, request: Mapping[str, Any]) -> dict[str, Any]:
-    actions: dict[str, Callable[[Peer, Mapping[str, Any]], dict[str, Any]]] = {
+def _answer(peer: Peer, request: Mapping[str, Any], more: Mapping[str, Action]) -> dict[str, Any]:
+    actions: dict[str, Action] = {
         "load": _load,
         "point": _point,
         "outputs": _outputs,
         "run": _run,
         "memory": lambda *_: {"bytes": _resident_bytes()},
+        **more,
     }
     return actions[request["do"]](peer, request)
 

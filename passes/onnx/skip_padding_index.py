@@ -150,8 +150,8 @@ class TokenIndex:
     def _limit(self) -> ir.Value:
         """[1]: the number of tokens; 1 where there is none but a position that can stand in for one."""
         add, integers = self._writer.add, self._writer.integers
-        flat = add("Reshape", [self._ones, integers([-1])], "flat_ones")
-        count = add("ReduceSum", [flat, integers([0])], "count", {"keepdims": 1})
+        # By the size of what was found, not by a sum of the mask: TensorRT takes sizes only from shapes.
+        count = add("Slice", [add("Shape", [self._found], "found_shape"), integers([1]), integers([2])], "count")
         positions = add("ReduceProd", [self.sizes], "positions", {"axes": [0]} if self._is_old else None)
         return add("Max", [count, add("Min", [positions, integers([1])], "least")], "limit")
 
@@ -161,11 +161,16 @@ class TokenIndex:
         return (self._writer.graph.opset_imports.get("") or 0) < 18
 
     @cached_property
+    def _found(self) -> ir.Value:
+        """[2, T]: row and position of each token; empty where there is none."""
+        return self._writer.add("NonZero", [self._ones], "found")
+
+    @cached_property
     def places(self) -> ir.Value:
         """[2, T]: row and position of each token."""
         writer = self._writer
         origin = writer.constant(np.zeros((2, 1), np.int64), "origin")
-        padded = writer.add("Concat", [writer.add("NonZero", [self._ones], "found"), origin], "places", {"axis": 1})
+        padded = writer.add("Concat", [self._found, origin], "places", {"axis": 1})
         padded = writer.add("Reshape", [padded, writer.integers([2, -1])], "places")  # Says that there are two axes.
         return writer.add("Slice", [padded, writer.integers([0]), self._limit, writer.integers([1])], "places")
 

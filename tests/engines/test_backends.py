@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import numpy as np
 import onnx
 import pytest
@@ -89,32 +87,6 @@ def test_engine_in_a_session_equals_the_original(name):
             actual = run_graph_def(optimized, outputs, feed(batch, batch))
             for left, right in zip(actual, expected, strict=True):
                 np.testing.assert_allclose(left, right, atol=1e-5)
-
-
-# Choice of a backend.
-
-
-def test_automatic_choice():
-    assert engines.create_backend("auto").name == "openvino"
-    assert engines.engine_names()[0] == "auto"
-
-
-def test_unknown_engine():
-    with pytest.raises(errors.UnknownEngineError, match="Did you mean 'tensorrt'"):
-        engines.create_backend("tensort")
-
-
-@pytest.mark.parametrize("name", ["openvino", "tensorrt", "onnxruntime"])
-def test_absent_package_names_the_command(name, monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda package: None)
-    with pytest.raises(errors.EnginePackageMissingError, match=f"pip install {name}"):
-        engines.create_backend(name)
-
-
-def test_tensorrt_says_what_is_missing(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda package: package)
-    with pytest.raises(errors.EngineUnavailableError, match="engine='openvino'"):
-        engines.create_backend("tensorrt")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import tensorflow as tf
 import tf_opt.ops
 from tests.ops.engine_graphs import batch_of, blob, dense, dense_graph, dense_session, engine_op, tf1
 from tf_opt.ops import python_runtime
-from tf_opt.ops.python_runtime import Allocate, Array, UnsupportedShapeError
+from tf_opt.ops.python_runtime import Array, EngineDefinition, Outputs, UnsupportedShapeError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -36,15 +36,15 @@ class DenseEngine:
 
     closed = 0
 
-    def __init__(self, payload: bytes, weights: list[Array]) -> None:
-        assert payload == b"dense"
-        self.weights = weights
+    def __init__(self, definition: EngineDefinition) -> None:
+        assert definition.payload == b"dense"
+        self.weights = definition.weights
 
-    def run(self, inputs: Sequence[Array], allocate: Allocate) -> None:
+    def run(self, inputs: Sequence[Array], outputs: Outputs) -> None:
         (x,) = inputs
         if x.shape[0] > 100:
             raise UnsupportedShapeError(f"{x.shape[0]} rows, at most 100")
-        out = allocate(0, (x.shape[0], self.weights[0].shape[1]), np.float32)
+        out = outputs.allocate(0, (x.shape[0], self.weights[0].shape[1]), np.float32)
         np.matmul(x, self.weights[0], out=out)
         out += self.weights[1]
 
@@ -88,12 +88,12 @@ def test_unsupported_shape_without_a_fallback() -> None:
 
 
 class Raising:
-    def run(self, inputs: Sequence[Array], allocate: Allocate) -> None:
+    def run(self, inputs: Sequence[Array], outputs: Outputs) -> None:
         raise LookupError("nothing here: äöü")
 
 
 def test_exception_in_run_carries_type_and_text() -> None:
-    python_runtime.register("python_raising", lambda payload, weights: Raising())
+    python_runtime.register("python_raising", lambda definition: Raising())
     with dense_session(runtime="python_raising", fallback=True) as run:
         for _ in range(2):
             with pytest.raises(tf.errors.InternalError, match="LookupError: nothing here: äöü"):
@@ -101,7 +101,7 @@ def test_exception_in_run_carries_type_and_text() -> None:
 
 
 def test_exception_in_the_loader_carries_type_and_text() -> None:
-    def loader(payload: bytes, weights: list[Array]) -> Raising:
+    def loader(definition: EngineDefinition) -> Raising:
         raise OSError("no such engine")
 
     python_runtime.register("python_no_loader", loader)
@@ -115,9 +115,9 @@ class WrongOutput:
     def __init__(self, index: int, dtype: Any) -> None:
         self.index, self.dtype = index, dtype
 
-    def run(self, inputs: Sequence[Array], allocate: Allocate) -> None:
+    def run(self, inputs: Sequence[Array], outputs: Outputs) -> None:
         if self.index >= 0:
-            allocate(self.index, inputs[0].shape, self.dtype)
+            outputs.allocate(self.index, inputs[0].shape, self.dtype)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ class WrongOutput:
     ],
 )
 def test_wrong_outputs_are_errors(index: int, dtype: Any, message: str) -> None:
-    python_runtime.register("python_wrong", lambda payload, weights: WrongOutput(index, dtype))
+    python_runtime.register("python_wrong", lambda definition: WrongOutput(index, dtype))
     with dense_session(runtime="python_wrong") as run, pytest.raises(tf.errors.InternalError, match=message):
         run(batch_of(1))
 
@@ -137,10 +137,10 @@ def test_wrong_outputs_are_errors(index: int, dtype: Any, message: str) -> None:
 class Echo:
     """Gives its inputs back."""
 
-    def run(self, inputs: Sequence[Array], allocate: Allocate) -> None:
+    def run(self, inputs: Sequence[Array], outputs: Outputs) -> None:
         for index, value in enumerate(inputs):
             assert not value.flags.writeable
-            allocate(index, value.shape, value.dtype)[...] = value
+            outputs.allocate(index, value.shape, value.dtype)[...] = value
 
 
 DTYPES = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16, np.int8, np.int32, np.int64, np.uint8, np.bool_]
@@ -148,7 +148,7 @@ DTYPES = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16, np.int8, np.in
 
 @pytest.mark.parametrize("dims", [(), (3,), (2, 1, 4)], ids=["scalar", "vector", "rank3"])
 def test_dtypes_and_ranks(dims: tuple[int, ...]) -> None:
-    python_runtime.register("python_echo", lambda payload, weights: Echo())
+    python_runtime.register("python_echo", lambda definition: Echo())
     values = [np.random.default_rng(0).integers(0, 2, dims).astype(dtype) for dtype in DTYPES]
     types = [tf.as_dtype(dtype) for dtype in DTYPES]
     with tf1.Graph().as_default() as graph, tf1.Session(graph=graph) as session:

@@ -11,10 +11,11 @@ from tf_opt.ops.build import native_functions
 def statistics() -> dict[str, dict[str, int]]:
     """Returns what happened to each segment in this process, by segment name.
 
-    The counters: `loads`, `load_failures`, `runs` (by the engine), `fallback_runs`, `copied_bytes` (between TensorFlow
-    and the engine, in either direction), `concurrent_peak` (most runs at the same time), `concurrent_runs` (served by
-    the variant for concurrent callers), `specialized_runs`, `specialized_kept`, `specialized_rejected` and
-    `specialized_evicted` (engines for one shape), `background_failures` (variants that could not be compiled).
+    The counters: `loads`, `load_failures`, `runs` (by the engine), `device_runs` (those of them that worked on a GPU's
+    memory), `fallback_runs`, `copied_bytes` (between TensorFlow and the engine, in either direction),
+    `concurrent_peak` (most runs at the same time), `concurrent_runs` (served by the variant for concurrent callers),
+    `specialized_runs`, `specialized_kept`, `specialized_rejected` and `specialized_evicted` (engines for one shape),
+    `background_failures` (variants that could not be compiled).
     Segments of the same name in several graphs are added up.
 
     Raises:

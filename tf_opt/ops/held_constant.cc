@@ -2,7 +2,7 @@
 //
 // A Const node holds its value as a protobuf, which TensorFlow copies about ten times on the way
 // from a GraphDef to a running session. A Const node with the attribute _kernel = "TfOptHeld" runs
-// by the kernel below, which takes the tensor from this process's memory: to every graph
+// by a kernel below, which takes the tensor from this process's memory: to every graph
 // optimization the node is a Const, and the executor treats its tensor as that of any Const, so
 // that a graph runs exactly as it does with its values inside.
 //
@@ -10,27 +10,26 @@
 //   * The value that the node itself carries is never used: it is made so that nothing can be read
 //   from it.
 //   * A tensor lives as long as its holder (see TfOptHoldTensor) or a kernel refers to it.
+//   * On a GPU the value lies where a Const's lies: 32-bit integers in host memory, everything else
+//   in the GPU's, copied there once.
+
+#include "held_constant.h"
 
 #include <cstdint>
 #include <map>
 #include <mutex>
-#include <string>
 
 #include "runtime.h"
+#include "tensorflow/core/framework/device.h"
 #include "tensorflow/core/framework/node_def_util.h"
-#include "tensorflow/core/framework/op_kernel.h"
-#include "tensorflow/core/framework/tensor.h"
 
 namespace tf_opt {
 namespace {
 
-using tensorflow::OpKernel;
 using tensorflow::OpKernelConstruction;
-using tensorflow::OpKernelContext;
 using tensorflow::Tensor;
 
-constexpr char kLabel[] = "TfOptHeld";
-constexpr char kIdAttribute[] = "_tf_opt_held";
+constexpr char kHeldLabel[] = "TfOptHeld";
 
 struct Held {
   std::mutex mutex;
@@ -43,40 +42,64 @@ Held& TheHeld() {
   return *held;
 }
 
-class HeldConstantOp : public OpKernel {
+class HeldConstantOp : public ConstantKernel {
  public:
-  explicit HeldConstantOp(OpKernelConstruction* construction) : OpKernel(construction) {
-    int64_t id = 0;
-    OP_REQUIRES_OK(construction, tensorflow::GetNodeAttr(def(), kIdAttribute, &id));
-    Held& held = TheHeld();
-    std::lock_guard<std::mutex> lock(held.mutex);
-    const auto found = held.tensors.find(id);
-    OP_REQUIRES(
-        construction, found != held.tensors.end(),
-        absl::NotFoundError(
-            "'" + name() +
-            "' is a constant whose value was held in memory for a trial that is over. Run the "
-            "graph that the optimization returned."));
-    tensor_ = found->second;
-    OP_REQUIRES(construction, tensor_.dtype() == output_type(0),
-                absl::InvalidArgumentError("'" + name() + "' is of type " +
-                                           tensorflow::DataTypeString(output_type(0)) +
-                                           ", its value in memory of type " +
-                                           tensorflow::DataTypeString(tensor_.dtype())));
+  explicit HeldConstantOp(OpKernelConstruction* construction) : ConstantKernel(construction) {
+    OP_REQUIRES_OK(construction, HeldTensor(construction, &tensor_));
   }
+};
 
-  void Compute(OpKernelContext* context) override { context->set_output(0, tensor_); }
-  bool IsExpensive() override { return false; }
-  // The executor hands this tensor on without running the kernel.
-  const Tensor* const_tensor() const override { return &tensor_; }
-
- private:
-  Tensor tensor_;
+class GpuHeldConstantOp : public ConstantKernel {
+ public:
+  explicit GpuHeldConstantOp(OpKernelConstruction* construction) : ConstantKernel(construction) {
+    Tensor held;
+    OP_REQUIRES_OK(construction, HeldTensor(construction, &held));
+    OP_REQUIRES_OK(construction,
+                   construction->allocate_temp(held.dtype(), held.shape(), &tensor_));
+    if (held.NumElements() == 0) return;
+    auto* device = static_cast<tensorflow::Device*>(construction->device());
+    const auto* information = device->tensorflow_accelerator_device_info();
+    OP_REQUIRES(construction, information != nullptr && information->default_context != nullptr,
+                absl::InternalError("TensorFlow's GPU device has no context"));
+    OP_REQUIRES_OK(construction, information->default_context->CopyCPUTensorToDeviceSync(
+                                     &held, device, &tensor_));
+  }
 };
 
 }  // namespace
 
-REGISTER_KERNEL_BUILDER(Name("Const").Device(tensorflow::DEVICE_CPU).Label(kLabel), HeldConstantOp);
+absl::Status HeldTensor(OpKernelConstruction* construction, Tensor* tensor) {
+  int64_t id = 0;
+  TF_RETURN_IF_ERROR(tensorflow::GetNodeAttr(construction->def(), kHeldIdAttribute, &id));
+  const std::string& name = construction->def().name();
+  Held& held = TheHeld();
+  std::lock_guard<std::mutex> lock(held.mutex);
+  const auto found = held.tensors.find(id);
+  if (found == held.tensors.end()) {
+    return absl::NotFoundError(
+        "'" + name +
+        "' is a constant whose value was held in memory for a trial that is over. Run the graph "
+        "that the optimization returned.");
+  }
+  *tensor = found->second;
+  if (tensor->dtype() != construction->output_type(0)) {
+    return absl::InvalidArgumentError(
+        "'" + name + "' is of type " + tensorflow::DataTypeString(construction->output_type(0)) +
+        ", its value in memory of type " + tensorflow::DataTypeString(tensor->dtype()));
+  }
+  return absl::OkStatus();
+}
+
+REGISTER_KERNEL_BUILDER(Name("Const").Device(tensorflow::DEVICE_CPU).Label(kHeldLabel), HeldConstantOp);
+REGISTER_KERNEL_BUILDER(Name("Const").Device(tensorflow::DEVICE_GPU).Label(kHeldLabel),
+                        GpuHeldConstantOp);
+REGISTER_KERNEL_BUILDER(Name("Const")
+                            .Device(tensorflow::DEVICE_GPU)
+                            .Label(kHeldLabel)
+                            .HostMemory("output")
+                            .TypeConstraint<int32_t>("dtype")
+                            .Priority(1),
+                        HeldConstantOp);
 
 }  // namespace tf_opt
 

@@ -18,6 +18,9 @@ from tf_opt.ops.build import native_functions
 
 KERNEL_LABEL = b"TfOptHeld"
 ID_ATTRIBUTE = "_tf_opt_held"
+HOST_KERNEL_LABEL = b"TfOptHost"
+"""The attribute `_kernel` of a Const node that stays in host memory where its reader is on a GPU; see
+`host_constant.cc`."""
 
 
 class HeldTensor:
@@ -68,5 +71,6 @@ def refer(constant: node_def_pb2.NodeDef, tensor: HeldTensor) -> None:
     """Makes a Const node, of which name, dtype and shape are set, take its value from `tensor`."""
     # No reader makes a value of this: whatever would compute with it leaves the node as it is instead.
     constant.attr["value"].tensor.dtype = 0
-    constant.attr["_kernel"].s = KERNEL_LABEL
+    if constant.attr["_kernel"].s != HOST_KERNEL_LABEL:  # That kernel takes values from memory too.
+        constant.attr["_kernel"].s = KERNEL_LABEL
     constant.attr[ID_ATTRIBUTE].i = tensor.id

@@ -1,5 +1,11 @@
 // Runs engines through functions that Python registered with ctypes (python_runtime.py). Python.h
 // is not needed: ctypes takes the interpreter lock before it enters a Python function.
+//
+// Invariants:
+//   * Nothing waits for the interpreter lock but a load, a run and the end of an engine.
+//   * Once the interpreter begins to end, nothing enters it any more (TfOptClearPythonFunctions).
+
+#include "python_runtime.h"
 
 #include <chrono>
 #include <mutex>
@@ -9,133 +15,214 @@
 
 namespace {
 
-// Crosses the border to ctypes; python_runtime.py declares the same layout.
-struct PythonTensor {
-  const void* data;
-  uint64_t bytes;
-  const int64_t* dims;
-  int32_t rank;
-  int32_t dtype;
-};
+using tf_opt::Code;
+using tf_opt::PythonFunctions;
+using tf_opt::Status;
+using tf_opt::TensorView;
 
-using AllocateFunction = void* (*)(void* call, int32_t index, int32_t dtype, int32_t rank,
-                                   const int64_t* dims);
-using LoadFunction = int64_t (*)(const char* runtime, const char* payload, uint64_t payload_bytes,
-                                 const PythonTensor* weights, int32_t weight_count, char* message,
-                                 uint64_t message_bytes);
-using RunFunction = int32_t (*)(int64_t engine, const PythonTensor* inputs, int32_t input_count,
-                                void* call, AllocateFunction allocate, char* message,
-                                uint64_t message_bytes);
-using DestroyFunction = void (*)(int64_t engine);
-
-constexpr size_t kMessageBytes = 8192;
-constexpr int32_t kRunOk = 0;
-constexpr int32_t kRunUnsupportedShape = 1;
+// What the functions return. Zero is none of them: ctypes returns it where Python raised outside of
+// every `try`, which only a signal handler does.
+constexpr int32_t kDone = 1;
+constexpr int32_t kUnsupportedShape = 2;
+constexpr int32_t kFailed = 3;
+constexpr int32_t kDoneButInterrupted = 4;
 
 // Python's functions. `gate` is held shared during each call into Python; whoever holds it alone
 // knows that no thread is in there, so that the functions can be taken away before the interpreter
 // ends.
-struct Functions {
+struct Gate {
   std::shared_timed_mutex gate;
-  LoadFunction load = nullptr;
-  RunFunction run = nullptr;
-  DestroyFunction destroy = nullptr;
+  PythonFunctions functions;  // All null before they are set and after they are taken away.
+  bool open() const { return functions.run != nullptr; }
 };
 
-Functions& GetFunctions() {
-  static Functions* functions = new Functions;
-  return *functions;
+Gate& TheGate() {
+  static Gate* gate = new Gate;
+  return *gate;
 }
 
-tf_opt::Status InterpreterGone() {
-  return {tf_opt::Code::kUnavailable,
-          "the Python interpreter that runs this engine is shutting down"};
+// Owners of adopted memory that TensorFlow has no use for any more. A thread without the
+// interpreter lock does not wait for it here, where TensorFlow may hold locks of its own: it leaves
+// the owner's number for the next thread that enters Python.
+struct Released {
+  std::mutex mutex;
+  std::vector<int64_t> owners;
+};
+
+Released& TheReleased() {
+  static Released* released = new Released;
+  return *released;
 }
 
-std::vector<PythonTensor> ToPython(const std::vector<tf_opt::TensorView>& views) {
-  std::vector<PythonTensor> tensors;
-  tensors.reserve(views.size());
-  for (const auto& view : views) {
-    tensors.push_back({view.data, view.bytes, view.dims.data(),
-                       static_cast<int32_t>(view.dims.size()), view.dtype});
+std::vector<int64_t> TakeReleased() {
+  std::vector<int64_t> owners;
+  Released& released = TheReleased();
+  std::lock_guard<std::mutex> lock(released.mutex);
+  owners.swap(released.owners);
+  return owners;
+}
+
+// The Python object that owns adopted memory. Destroyed when TensorFlow releases the tensor.
+class Owner {
+ public:
+  explicit Owner(int64_t id) : id_(id) {}
+  ~Owner() {
+    if (id_ == 0) return;
+    Gate& gate = TheGate();
+    std::shared_lock<std::shared_timed_mutex> lock(gate.gate);
+    if (!gate.open()) return;  // Python's memory stays as it is until the process is gone.
+    if (gate.functions.holds_interpreter_lock() != 0) {
+      gate.functions.release(id_);
+      return;
+    }
+    Released& released = TheReleased();
+    std::lock_guard<std::mutex> released_lock(released.mutex);
+    released.owners.push_back(id_);
   }
-  return tensors;
-}
 
-struct Call {
-  tf_opt::OutputAllocator* outputs;
-  tf_opt::Status status;
+  void Forget() { id_ = 0; }
+
+ private:
+  int64_t id_;
 };
 
-void* Allocate(void* opaque, int32_t index, int32_t dtype, int32_t rank, const int64_t* dims) {
-  auto* call = static_cast<Call*>(opaque);
-  void* data = nullptr;
-  call->status = call->outputs->Allocate(index, dtype, tf_opt::Dims(dims, dims + rank), &data);
-  return call->status.ok() ? data : nullptr;
+// One load or run: what Python tells through the functions at the end of this file.
+struct Call {
+  tf_opt::OutputAllocator* outputs = nullptr;
+  Status refused;  // The first output that TensorFlow refused.
+  std::string message;
+  int64_t engine = 0;
+  bool runs_on_device = false;
+};
+
+Status InterpreterGone() {
+  return {Code::kUnavailable, "the Python interpreter that runs this engine is shutting down"};
+}
+
+Status Outcome(int32_t code, const Call& call) {
+  // Whatever Python made of a refused output, the refusal is the cause.
+  if (!call.refused.ok()) return call.refused;
+  switch (code) {
+    case kDone:
+      return Status::Ok();
+    case kUnsupportedShape:
+      return {Code::kUnsupportedShape, call.message};
+    case kFailed:
+      return Status::Error(call.message);
+    case kDoneButInterrupted:
+      // Raised again where Python's main thread gets to it, which is after TensorFlow's call.
+      TheGate().functions.interrupt();
+      return Status::Ok();
+    default:
+      return {Code::kCancelled, "KeyboardInterrupt: the engine was interrupted"};
+  }
+}
+
+// Python reads numbers faster than structures: for each tensor its address, bytes, dtype, rank and
+// dimensions.
+void Append(const std::vector<TensorView>& views, std::vector<int64_t>* words) {
+  for (const TensorView& view : views) {
+    words->push_back(reinterpret_cast<int64_t>(view.data));
+    words->push_back(static_cast<int64_t>(view.bytes));
+    words->push_back(view.dtype);
+    words->push_back(static_cast<int64_t>(view.dims.size()));
+    words->insert(words->end(), view.dims.begin(), view.dims.end());
+  }
+}
+
+// The words of a run begin with the released owners.
+std::vector<int64_t> RunWords(const std::vector<TensorView>& inputs) {
+  std::vector<int64_t> words = TakeReleased();
+  words.insert(words.begin(), static_cast<int64_t>(words.size()));
+  words.reserve(words.size() + inputs.size() * 8);
+  Append(inputs, &words);
+  return words;
 }
 
 class PythonEngine : public tf_opt::Engine {
  public:
-  explicit PythonEngine(int64_t id) : id_(id) {}
+  PythonEngine(int64_t id, bool runs_on_device) : id_(id), runs_on_device_(runs_on_device) {}
 
   ~PythonEngine() override {
-    std::shared_lock<std::shared_timed_mutex> lock(GetFunctions().gate);
-    if (GetFunctions().destroy != nullptr) GetFunctions().destroy(id_);
+    Gate& gate = TheGate();
+    std::shared_lock<std::shared_timed_mutex> lock(gate.gate);
+    if (!gate.open()) return;
+    for (const int64_t owner : TakeReleased()) gate.functions.release(owner);
+    gate.functions.destroy(id_);
   }
 
-  tf_opt::Status Run(const std::vector<tf_opt::TensorView>& inputs,
-                     tf_opt::OutputAllocator* outputs) override {
-    std::shared_lock<std::shared_timed_mutex> lock(GetFunctions().gate);
-    if (GetFunctions().run == nullptr) return InterpreterGone();
-    const std::vector<PythonTensor> tensors = ToPython(inputs);
-    Call call{outputs, {}};
-    std::vector<char> message(kMessageBytes, '\0');
+  Status Run(const std::vector<TensorView>& inputs, tf_opt::OutputAllocator* outputs) override {
+    Gate& gate = TheGate();
+    std::shared_lock<std::shared_timed_mutex> lock(gate.gate);
+    if (!gate.open()) return InterpreterGone();
+    const std::vector<int64_t> words = RunWords(inputs);
+    Call call;
+    call.outputs = outputs;
+    const int32_t code = gate.functions.run(id_, words.data(), words.size(), &call);
+    return Outcome(code, call);
+  }
+
+  bool runs_on_device() const override { return runs_on_device_; }
+
+  Status RunOnDevice(const std::vector<TensorView>& inputs, tf_opt::OutputAllocator* outputs,
+                     void* stream) override {
+    Gate& gate = TheGate();
+    std::shared_lock<std::shared_timed_mutex> lock(gate.gate);
+    if (!gate.open()) return InterpreterGone();
+    const std::vector<int64_t> words = RunWords(inputs);
+    Call call;
+    call.outputs = outputs;
     const int32_t code =
-        GetFunctions().run(id_, tensors.data(), static_cast<int32_t>(tensors.size()), &call,
-                           &Allocate, message.data(), message.size());
-    // An output that TensorFlow refused (wrong dtype or shape) is the cause of whatever Python made
-    // of it.
-    if (!call.status.ok()) return call.status;
-    if (code == kRunOk) return tf_opt::Status::Ok();
-    return {code == kRunUnsupportedShape ? tf_opt::Code::kUnsupportedShape : tf_opt::Code::kError,
-            message.data()};
+        gate.functions.run_on_device(id_, words.data(), words.size(), &call, stream);
+    return Outcome(code, call);
   }
 
  private:
   const int64_t id_;
+  const bool runs_on_device_;
 };
 
 class PythonRuntime : public tf_opt::Runtime {
  public:
   explicit PythonRuntime(std::string name) : name_(std::move(name)) {}
 
-  tf_opt::Status Load(const tf_opt::EngineDefinition& definition,
-                      std::unique_ptr<tf_opt::Engine>* engine) override {
-    std::shared_lock<std::shared_timed_mutex> lock(GetFunctions().gate);
-    if (GetFunctions().load == nullptr) return InterpreterGone();
-    const std::vector<PythonTensor> weights = ToPython(definition.weights);
-    std::vector<char> message(kMessageBytes, '\0');
-    const int64_t id = GetFunctions().load(
-        name_.c_str(), definition.payload.data(), definition.payload.size(), weights.data(),
-        static_cast<int32_t>(weights.size()), message.data(), message.size());
-    if (id < 0) return tf_opt::Status::Error(message.data());
-    *engine = std::make_unique<PythonEngine>(id);
-    return tf_opt::Status::Ok();
+  Status Load(const tf_opt::EngineDefinition& definition,
+              std::unique_ptr<tf_opt::Engine>* engine) override {
+    Gate& gate = TheGate();
+    std::shared_lock<std::shared_timed_mutex> lock(gate.gate);
+    if (!gate.open()) return InterpreterGone();
+    std::vector<int64_t> weights;
+    Append(definition.weights, &weights);
+    const tf_opt::PythonDefinition crossing{name_.c_str(),
+                                            definition.segment_name.c_str(),
+                                            definition.header.data(),
+                                            definition.header.size(),
+                                            definition.payload.data(),
+                                            definition.payload.size(),
+                                            weights.data(),
+                                            weights.size(),
+                                            definition.threads,
+                                            definition.device};
+    Call call;
+    Status status = Outcome(gate.functions.load(&crossing, &call), call);
+    if (status.ok()) *engine = std::make_unique<PythonEngine>(call.engine, call.runs_on_device);
+    return status;
   }
 
  private:
   const std::string name_;
 };
 
+void Refuse(Call* call, Status status) {
+  if (call->refused.ok()) call->refused = std::move(status);
+}
+
 }  // namespace
 
-TF_OPT_EXPORT void TfOptSetPythonFunctions(LoadFunction load, RunFunction run,
-                                           DestroyFunction destroy) {
-  Functions& functions = GetFunctions();
-  std::lock_guard<std::shared_timed_mutex> lock(functions.gate);
-  functions.load = load;
-  functions.run = run;
-  functions.destroy = destroy;
+TF_OPT_EXPORT void TfOptSetPythonFunctions(const PythonFunctions* functions) {
+  Gate& gate = TheGate();
+  std::lock_guard<std::shared_timed_mutex> lock(gate.gate);
+  gate.functions = *functions;
 }
 
 TF_OPT_EXPORT void TfOptRegisterPythonRuntime(const char* name) {
@@ -146,11 +233,47 @@ TF_OPT_EXPORT void TfOptRegisterPythonRuntime(const char* name) {
 // A run that takes longer than the wait keeps the functions, for nothing better can be done about
 // it. Returns 1 where none is left.
 TF_OPT_EXPORT int32_t TfOptClearPythonFunctions(int64_t wait_milliseconds) {
-  Functions& functions = GetFunctions();
-  if (!functions.gate.try_lock_for(std::chrono::milliseconds(wait_milliseconds))) return 0;
-  functions.load = nullptr;
-  functions.run = nullptr;
-  functions.destroy = nullptr;
-  functions.gate.unlock();
+  Gate& gate = TheGate();
+  if (!gate.gate.try_lock_for(std::chrono::milliseconds(wait_milliseconds))) return 0;
+  gate.functions = {};
+  gate.gate.unlock();
   return 1;
+}
+
+// The rest is called by Python's functions while they run, with the `call` they were given.
+
+// Returns the address of TensorFlow's memory (0 where there are no elements), or -1.
+TF_OPT_EXPORT int64_t TfOptAllocateOutput(void* opaque, int32_t index, int32_t dtype, int32_t rank,
+                                          const int64_t* dims) {
+  auto* call = static_cast<Call*>(opaque);
+  void* data = nullptr;
+  Status status = call->outputs->Allocate(index, dtype, tf_opt::Dims(dims, dims + rank), &data);
+  if (status.ok()) return reinterpret_cast<int64_t>(data);
+  Refuse(call, std::move(status));
+  return -1;
+}
+
+// Returns 1 where TensorFlow uses the memory from now on, and releases `owner` later; 0 where it
+// made a copy; -1 where it refused the output.
+TF_OPT_EXPORT int32_t TfOptAdoptOutput(void* opaque, int32_t index, int32_t dtype, int32_t rank,
+                                       const int64_t* dims, void* data, int64_t owner_id) {
+  auto* call = static_cast<Call*>(opaque);
+  auto owner = std::make_shared<Owner>(owner_id);
+  Status status =
+      call->outputs->Adopt(index, dtype, tf_opt::Dims(dims, dims + rank), data, owner);
+  if (status.ok() && owner.use_count() > 1) return 1;
+  owner->Forget();
+  if (status.ok()) return 0;
+  Refuse(call, std::move(status));
+  return -1;
+}
+
+TF_OPT_EXPORT void TfOptSetMessage(void* call, const char* message) {
+  static_cast<Call*>(call)->message = message;
+}
+
+TF_OPT_EXPORT void TfOptEngineLoaded(void* opaque, int64_t engine, int32_t runs_on_device) {
+  auto* call = static_cast<Call*>(opaque);
+  call->engine = engine;
+  call->runs_on_device = runs_on_device != 0;
 }

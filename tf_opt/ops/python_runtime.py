@@ -1,6 +1,6 @@
 """Runtimes written in Python: engines whose library has a Python API only run behind the same op.
 
-The op library calls three functions that are handed to it through ctypes; ctypes takes the interpreter lock, so that
+The op library calls functions that are handed to it through ctypes; ctypes takes the interpreter lock, so that
 TensorFlow's threads may call. Tensors cross as addresses: neither inputs nor outputs are copied.
 """
 
@@ -11,35 +11,77 @@ import ctypes
 import functools
 import importlib
 import itertools
-import math
+import json
+import logging
 import threading
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from tf_opt.errors import TfOptError
-from tf_opt.ops import build
+from tf_opt.ops import build, python_native
+from tf_opt.ops.python_outputs import DeviceOutputsOfCall, OutputsOfCall, Owners
+
+logger = logging.getLogger(__name__)
 
 Array = npt.NDArray[Any]
-Allocate = Callable[[int, Sequence[int], npt.DTypeLike], Array]
-"""(output index, shape, dtype) -> a writable array over TensorFlow's memory, to be filled before `run` returns."""
 
 
 class UnsupportedShapeError(TfOptError):
     """Raised by an engine that cannot run these input shapes; the original TensorFlow nodes run instead."""
 
 
-class PythonEngine(Protocol):
-    """What a loader returns."""
+@dataclass(frozen=True, kw_only=True)
+class EngineDefinition:
+    """What a loader makes an engine of.
 
-    def run(self, inputs: Sequence[Array], allocate: Allocate) -> None:
+    Attributes:
+        segment_name: Name in statistics and messages.
+        header: The JSON header of the engine's blob.
+        payload: What the backend stored for this runtime.
+        weights: Values of `weight_<i>` in host memory, read-only and valid until the engine is closed.
+        threads: How many CPU threads the engine may use.
+        device: CUDA's number of the GPU that the node is placed on; None where it is on the CPU.
+    """
+
+    segment_name: str
+    header: Mapping[str, Any]
+    payload: bytes = field(repr=False)
+    weights: Sequence[Array] = field(repr=False)
+    threads: int
+    device: int | None
+
+
+class Outputs(Protocol):
+    """Where an engine puts its outputs, each once, before `run` returns."""
+
+    def allocate(self, index: int, shape: Sequence[int], dtype: npt.DTypeLike) -> Array:
+        """Returns TensorFlow's own memory for an output (64-byte aligned), to be filled before `run` returns."""
+
+    def adopt(self, index: int, array: Array, owner: object) -> None:
+        """Makes an array's memory an output, without a copy where it is aligned as TensorFlow needs it (64 bytes).
+
+        Args:
+            index: Number of the output.
+            array: C-contiguous; not to be written to any more.
+            owner: Kept alive with `array` until TensorFlow has no use for the tensor, which may be long after the
+                engine is closed. It is dropped on whichever thread is in Python then: a finalizer of it must not wait
+                for a lock that a thread may hold at that point.
+        """
+
+
+class PythonEngine(Protocol):
+    """What a loader returns. It may also have `run_on_device` (see `DeviceEngine`) and `close()`."""
+
+    def run(self, inputs: Sequence[Array], outputs: Outputs) -> None:
         """Runs once; called from several threads.
 
         Args:
             inputs: Read-only arrays over TensorFlow's memory, valid until this returns: never keep one.
-            allocate: Gives the array to write an output into; every output must be allocated.
+            outputs: Takes the outputs; every output must be given to it.
 
         Raises:
             UnsupportedShapeError: To have the original nodes run instead. Any other exception becomes a TensorFlow
@@ -47,61 +89,62 @@ class PythonEngine(Protocol):
         """
 
 
-Loader = Callable[[bytes, list[Array]], PythonEngine]
-"""(payload, weights) -> engine. The weights are read-only and valid as long as the engine is not closed."""
+class DeviceArray(NamedTuple):
+    """A tensor in a GPU's memory: contiguous, row-major, valid for what the stream does before `run_on_device` returns.
 
-KNOWN_LOADERS = {"onnxruntime": ("tf_opt.engines.onnxruntime", "load_engine")}
+    Attributes:
+        address: Where it lies.
+        shape: Dimensions.
+        dtype: Element type.
+    """
+
+    address: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+class DeviceOutputs(Protocol):
+    """Where an engine puts outputs that lie in a GPU's memory."""
+
+    def allocate(self, index: int, shape: Sequence[int], dtype: npt.DTypeLike) -> int:
+        """Returns the address of TensorFlow's GPU memory for an output (0 where it has no elements)."""
+
+
+class DeviceEngine(PythonEngine, Protocol):
+    """An engine that works on a GPU's memory."""
+
+    def run_on_device(self, inputs: Sequence[DeviceArray], outputs: DeviceOutputs, stream: int) -> None:
+        """Runs once where the node is on a GPU; called from several threads.
+
+        Args:
+            inputs: In the memory of the GPU that the definition named.
+            outputs: Takes the outputs; every output must be allocated.
+            stream: TensorFlow's CUDA stream, as the number of a CUstream. The work is put on it, or on a stream that
+                waits for it and that it waits for; this returns without waiting for the work.
+
+        Raises:
+            UnsupportedShapeError: As in `run`; nothing must have been put on the stream that writes to an output.
+        """
+
+
+Loader = Callable[[EngineDefinition], PythonEngine]
+
+KNOWN_LOADERS = {
+    "onnxruntime": ("tf_opt.engines.onnxruntime", "load_engine"),
+    "tensorrt": ("tf_opt.engines.tensorrt.runtime", "load_engine"),
+}
 """Module and function of the loader, by runtime. Named, not imported: this package knows no engine."""
 
-_MESSAGE_BYTES = 8192  # kMessageBytes of python_runtime.cc.
 _SHUTDOWN_WAIT_MILLISECONDS = 2000
-_RUN_OK, _RUN_UNSUPPORTED_SHAPE, _RUN_ERROR = 0, 1, 2
-
-
-class _Tensor(ctypes.Structure):
-    """PythonTensor of python_runtime.cc."""
-
-    _fields_ = (
-        ("data", ctypes.c_void_p),
-        ("bytes", ctypes.c_uint64),
-        ("dims", ctypes.POINTER(ctypes.c_int64)),
-        ("rank", ctypes.c_int32),
-        ("dtype", ctypes.c_int32),
-    )
-
-
-_TensorPointer = ctypes.POINTER(_Tensor)
-_AllocateFunction = ctypes.CFUNCTYPE(
-    ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32, ctypes.c_int32, ctypes.POINTER(ctypes.c_int64)
-)
-_LoadFunction = ctypes.CFUNCTYPE(
-    ctypes.c_int64,
-    ctypes.c_char_p,
-    ctypes.c_void_p,
-    ctypes.c_uint64,
-    _TensorPointer,
-    ctypes.c_int32,
-    ctypes.c_void_p,
-    ctypes.c_uint64,
-)
-_RunFunction = ctypes.CFUNCTYPE(
-    ctypes.c_int32,
-    ctypes.c_int64,
-    _TensorPointer,
-    ctypes.c_int32,
-    ctypes.c_void_p,
-    ctypes.c_void_p,
-    ctypes.c_void_p,
-    ctypes.c_uint64,
-)
-_DestroyFunction = ctypes.CFUNCTYPE(None, ctypes.c_int64)
 
 # Reentrant: the garbage collector may run while it is held, and end a session whose engines call _destroy.
 _lock = threading.RLock()
 _loaders: dict[str, Loader] = {}
 _engines: dict[int, PythonEngine] = {}
 _engine_ids = itertools.count(1)
-_native_functions: tuple[Any, ...] = ()
+_owners = Owners()
+_op: python_native.OpFunctions | None = None
+_functions: python_native.Functions | None = None
 
 
 def register(name: str, loader: Loader) -> None:
@@ -109,8 +152,9 @@ def register(name: str, loader: Loader) -> None:
 
     Args:
         name: Name of the runtime; replaces a runtime of the same name for engines loaded from now on.
-        loader: Called with (payload, weights) when such a node runs for the first time. A `close()` method of the
-            engine it returns, where it has one, is called when TensorFlow has no use for the engine any more.
+        loader: Called when such a node runs for the first time. A `close()` method of the engine it returns, where it
+            has one, is called when TensorFlow has no use for the engine any more. Where the node is on a GPU and the
+            engine has no `run_on_device`, the op calls `run` with copies in host memory.
 
     Raises:
         OpBuildError: The op could not be compiled or loaded.
@@ -128,8 +172,8 @@ def register_known_runtimes(functions: ctypes.CDLL) -> None:
         _register(functions, name, functools.partial(_import_and_load, module, function))
 
 
-def _import_and_load(module: str, function: str, payload: bytes, weights: list[Array]) -> PythonEngine:
-    engine: PythonEngine = getattr(importlib.import_module(module), function)(payload, weights)
+def _import_and_load(module: str, function: str, definition: EngineDefinition) -> PythonEngine:
+    engine: PythonEngine = getattr(importlib.import_module(module), function)(definition)
     return engine
 
 
@@ -141,96 +185,101 @@ def _register(functions: ctypes.CDLL, name: str, loader: Loader) -> None:
 
 
 def _install(functions: ctypes.CDLL) -> None:
-    global _native_functions
-    if _native_functions:
+    global _functions, _op
+    if _functions is not None:
         return
+    _op = python_native.OpFunctions(functions)
     # Kept for the life of the process: the op calls them, and ctypes frees a function that nothing refers to.
-    _native_functions = (_LoadFunction(_load), _RunFunction(_run), _DestroyFunction(_destroy))
-    functions.TfOptSetPythonFunctions(*_native_functions)
+    _functions = python_native.Functions(
+        load=python_native.LoadFunction(_load),
+        run=python_native.RunFunction(_run),
+        run_on_device=python_native.RunOnDeviceFunction(_run_on_device),
+        destroy=python_native.NumberFunction(_destroy),
+        release=python_native.NumberFunction(_owners.release),
+        holds_interpreter_lock=python_native.interpreter_function("PyGILState_Check"),
+        interrupt=python_native.interpreter_function("PyErr_SetInterrupt"),
+    )
+    functions.TfOptSetPythonFunctions(ctypes.byref(_functions))
     functions.TfOptClearPythonFunctions.argtypes = (ctypes.c_int64,)
     # TensorFlow's threads outlive the interpreter: one of them entering Python after its end would crash or hang.
     atexit.register(functions.TfOptClearPythonFunctions, _SHUTDOWN_WAIT_MILLISECONDS)
 
 
-def _numpy_dtype(number: int) -> np.dtype[Any]:
-    import tensorflow as tf
-
-    dtype: np.dtype[Any] = np.dtype(tf.as_dtype(number).as_numpy_dtype)
-    return dtype
-
-
-def _dtype_number(dtype: npt.DTypeLike) -> int:
-    import tensorflow as tf
-
-    return int(tf.as_dtype(np.dtype(dtype)).as_datatype_enum)
-
-
-def _array(address: int | None, dtype: np.dtype[Any], shape: tuple[int, ...], *, writable: bool) -> Array:
-    """Returns an array over foreign memory."""
-    size = math.prod(shape) * dtype.itemsize
-    if size == 0 or address is None:
-        return np.empty(shape, dtype)
-    # As bytes, then viewed: the buffer protocol has no bfloat16.
-    memory = (ctypes.c_ubyte * size).from_address(address)
-    array: Array = np.frombuffer(memoryview(memory).cast("B"), np.uint8).view(dtype).reshape(shape)
-    array.flags.writeable = writable
-    return array
-
-
-def _arrays(tensors: Any, count: int) -> list[Array]:
-    views = []
-    for index in range(count):
-        tensor = tensors[index]
-        shape = tuple(tensor.dims[: tensor.rank])
-        views.append(_array(tensor.data, _numpy_dtype(tensor.dtype), shape, writable=False))
-    return views
-
-
-def _write_message(address: int, size: int, error: BaseException) -> None:
-    text = f"{type(error).__name__}: {error}".encode()[: size - 1]
-    # A character cut in half would make the status message invalid UTF-8.
-    text = text.decode(errors="ignore").encode()
-    ctypes.memmove(address, text + b"\0", len(text) + 1)
-
-
-def _load(
-    name: bytes, payload: int, payload_bytes: int, weights: Any, weight_count: int, message: int, message_bytes: int
-) -> int:
+def _load(pointer: Any, call: int) -> int:
     # BaseException: ctypes prints what a callback raises and goes on, as if nothing had happened.
     try:
-        loader = _loaders[name.decode()]
-        engine = loader(ctypes.string_at(payload, payload_bytes), _arrays(weights, weight_count))
+        crossing = pointer.contents
+        weights = python_native.words_at(crossing.weights, crossing.weight_words)
+        definition = EngineDefinition(
+            segment_name=crossing.segment_name.decode(),
+            header=json.loads(ctypes.string_at(crossing.header, crossing.header_bytes)),
+            payload=ctypes.string_at(crossing.payload, crossing.payload_bytes),
+            weights=python_native.arrays_of(weights),
+            threads=crossing.threads,
+            device=None if crossing.device < 0 else crossing.device,
+        )
+        engine = _loaders[crossing.runtime.decode()](definition)
         with _lock:
             engine_id = next(_engine_ids)
             _engines[engine_id] = engine
-        return engine_id
+        _op.engine_loaded(call, engine_id, hasattr(engine, "run_on_device"))  # type: ignore[union-attr]
+        return python_native.DONE
     except BaseException as error:
-        _write_message(message, message_bytes, error)
-        return -1
+        return _outcome(call, error)
 
 
-def _run(
-    engine_id: int, inputs: Any, input_count: int, call: int, allocate: int, message: int, message_bytes: int
-) -> int:
+def _run(engine_id: int, address: int, count: int, call: int) -> int:
+    def run() -> None:
+        with OutputsOfCall(_op, _owners, call) as outputs:  # type: ignore[arg-type]
+            _engines[engine_id].run(python_native.arrays_of(words, begin), outputs)
+
     try:
-        allocate_native = _AllocateFunction(allocate)
-
-        def allocate_output(index: int, shape: Sequence[int], dtype: npt.DTypeLike) -> Array:
-            dims = tuple(int(dim) for dim in shape)
-            array_of_dims = (ctypes.c_int64 * max(1, len(dims)))(*dims)
-            address = allocate_native(call, index, _dtype_number(dtype), len(dims), array_of_dims)
-            if address is None and math.prod(dims) > 0:
-                raise ValueError(f"TensorFlow refused output {index} of shape {dims} and dtype {np.dtype(dtype)}.")
-            return _array(address, np.dtype(dtype), dims, writable=True)
-
-        _engines[engine_id].run(_arrays(inputs, input_count), allocate_output)
-    except UnsupportedShapeError as error:
-        _write_message(message, message_bytes, error)
-        return _RUN_UNSUPPORTED_SHAPE
+        words = python_native.words_at(address, count)
+        begin = _owners.release_first(words)
+        return _uninterrupted(run)
     except BaseException as error:
-        _write_message(message, message_bytes, error)
-        return _RUN_ERROR
-    return _RUN_OK
+        return _outcome(call, error)
+
+
+def _run_on_device(engine_id: int, address: int, count: int, call: int, stream: int | None) -> int:
+    def run() -> None:
+        inputs = [DeviceArray(*tensor) for tensor in python_native.device_tensors_of(words, begin)]
+        engine: Any = _engines[engine_id]
+        with DeviceOutputsOfCall(_op, call) as outputs:  # type: ignore[arg-type]
+            engine.run_on_device(inputs, outputs, stream or 0)
+
+    try:
+        words = python_native.words_at(address, count)
+        begin = _owners.release_first(words)
+        return _uninterrupted(run)
+    except BaseException as error:
+        return _outcome(call, error)
+
+
+def _uninterrupted(run: Callable[[], None]) -> int:
+    """Runs an engine as if it were native code, which Python interrupts after the call only.
+
+    TensorFlow may run a node on the program's main thread, and Python raises KeyboardInterrupt in whatever that does.
+    As an error it would not come through TensorFlow as itself; so the engine runs once more, and the op has Python
+    raise it again.
+    """
+    try:
+        run()
+        return python_native.DONE
+    except KeyboardInterrupt:
+        run()
+        return python_native.DONE_BUT_INTERRUPTED
+
+
+def _outcome(call: int, error: BaseException) -> int:
+    """Tells the op why a call failed; returns the number of the kind of failure."""
+    if isinstance(error, KeyboardInterrupt):
+        return python_native.INTERRUPTED
+    _op.set_message(call, python_native.message_of(error))  # type: ignore[union-attr]
+    if isinstance(error, UnsupportedShapeError):
+        return python_native.UNSUPPORTED_SHAPE
+    logger.debug("An engine failed.", exc_info=error)
+    return python_native.FAILED
 
 
 def _destroy(engine_id: int) -> None:

@@ -24,7 +24,7 @@
 
 namespace tf_opt {
 
-inline constexpr int kInterfaceVersion = 2;
+inline constexpr int kInterfaceVersion = 3;
 
 // Name of the function that each runtime library exports: `Runtime* TfOptCreateRuntime(int
 // interface_version)`.
@@ -38,6 +38,7 @@ enum class Code {
                  // load).
   kCorrupt,      // The stored engine is damaged.
   kOtherVersion,  // The stored engine was written in a layout that this build does not read.
+  kCancelled,     // The user interrupted the program.
   kError,
 };
 
@@ -66,6 +67,7 @@ struct Statistics {
   std::atomic<int64_t> loads{0};
   std::atomic<int64_t> load_failures{0};
   std::atomic<int64_t> runs{0};  // Runs by the engine; runs by the fallback are not among them.
+  std::atomic<int64_t> device_runs{0};  // Those of `runs` that worked on the GPU's memory.
   std::atomic<int64_t> fallback_runs{0};
   std::atomic<int64_t> copied_bytes{
       0};  // Bytes of inputs, outputs or weights copied between TensorFlow and engine.
@@ -101,6 +103,20 @@ class Engine {
 
   // Called by many threads at once. `inputs` are valid until it returns.
   virtual Status Run(const std::vector<TensorView>& inputs, OutputAllocator* outputs) = 0;
+
+  // Whether RunOnDevice works. The kernel on a GPU calls Run with copies in host memory otherwise.
+  virtual bool runs_on_device() const { return false; }
+
+  // As Run, with inputs in the memory of the GPU that the definition named, and outputs that are
+  // allocated there. Puts its work on `stream` (a CUstream) and returns without waiting for it:
+  // the memory is valid for everything that this stream does before it returns.
+  virtual Status RunOnDevice(const std::vector<TensorView>& inputs, OutputAllocator* outputs,
+                             void* stream) {
+    static_cast<void>(inputs);
+    static_cast<void>(outputs);
+    static_cast<void>(stream);
+    return Status::Error("this engine does not run in a GPU's memory");
+  }
 };
 
 struct EngineDefinition {
@@ -110,6 +126,7 @@ struct EngineDefinition {
   std::vector<TensorView> weights;  // Valid as long as the engine lives.
   int output_count = 0;
   int threads = 1;
+  int device = -1;  // CUDA's number of the GPU that the node is on; -1 for the CPU.
   int maximum_cached_engines = 16;
   int specialize_after = 0;
   // Shapes of all inputs, one entry an engine that the load compiles for just these shapes. A

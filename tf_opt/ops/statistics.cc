@@ -17,6 +17,7 @@ constexpr Counter kCounters[] = {
     {"loads", &Statistics::loads},
     {"load_failures", &Statistics::load_failures},
     {"runs", &Statistics::runs},
+    {"device_runs", &Statistics::device_runs},
     {"fallback_runs", &Statistics::fallback_runs},
     {"copied_bytes", &Statistics::copied_bytes},
     {"concurrent_peak", &Statistics::concurrent_peak},

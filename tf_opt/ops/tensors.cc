@@ -50,10 +50,19 @@ absl::Status ToTensorFlow(const Status& status) {
       return absl::FailedPreconditionError(status.message);
     case Code::kCorrupt:
       return absl::DataLossError(status.message);
+    case Code::kCancelled:
+      return absl::CancelledError(status.message);
     case Code::kError:
       break;
   }
   return absl::InternalError(status.message);
+}
+
+tensorflow::AllocatorAttributes HostMemoryForCopies() {
+  tensorflow::AllocatorAttributes attributes;
+  attributes.set_on_host(true);
+  attributes.set_gpu_compatible(true);
+  return attributes;
 }
 
 TensorView ViewOf(const Tensor& tensor) {
@@ -69,10 +78,12 @@ TensorView ViewOf(const Tensor& tensor) {
 
 EngineOutputs::EngineOutputs(tensorflow::OpKernelContext* context,
                              const std::vector<tensorflow::PartialTensorShape>& shapes,
-                             Statistics* statistics)
+                             Statistics* statistics,
+                             std::optional<tensorflow::AllocatorAttributes> memory)
     : context_(context),
       shapes_(shapes),
       statistics_(statistics),
+      memory_(memory),
       outputs_(context->num_outputs()),
       present_(context->num_outputs(), false) {}
 
@@ -100,7 +111,8 @@ Status EngineOutputs::Allocate(int index, int dtype, const Dims& dims, void** da
   TensorShape shape;
   if (Status status = Check(index, dtype, dims, &shape); !status.ok()) return status;
   const absl::Status allocated = context_->allocate_temp(
-      static_cast<DataType>(dtype), shape, &outputs_[index], context_->output_alloc_attr(index));
+      static_cast<DataType>(dtype), shape, &outputs_[index],
+      memory_ ? *memory_ : context_->output_alloc_attr(index));
   if (!allocated.ok()) return Status::Error(std::string(allocated.message()));
   present_[index] = true;
   *data = outputs_[index].data();
@@ -132,12 +144,19 @@ Status EngineOutputs::Adopt(int index, int dtype, const Dims& dims, void* data,
   return Status::Ok();
 }
 
-Status EngineOutputs::Publish() {
+Status EngineOutputs::Take(std::vector<Tensor>* outputs) {
   for (size_t i = 0; i < outputs_.size(); ++i) {
     if (!present_[i]) return Status::Error("the engine left out output " + std::to_string(i));
   }
-  for (size_t i = 0; i < outputs_.size(); ++i) {
-    context_->set_output(static_cast<int>(i), std::move(outputs_[i]));
+  *outputs = std::move(outputs_);
+  return Status::Ok();
+}
+
+Status EngineOutputs::Publish() {
+  std::vector<Tensor> outputs;
+  if (Status status = Take(&outputs); !status.ok()) return status;
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    context_->set_output(static_cast<int>(i), std::move(outputs[i]));
   }
   return Status::Ok();
 }

@@ -4,6 +4,7 @@
 #define TF_OPT_OPS_TENSORS_H_
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -20,12 +21,17 @@ absl::Status ToTensorFlow(const Status& status);
 
 TensorView ViewOf(const tensorflow::Tensor& tensor);
 
+// Where tensors lie that are copied to or from a GPU: host memory that the GPU can reach by itself.
+tensorflow::AllocatorAttributes HostMemoryForCopies();
+
 // Collects the outputs of one call. They reach the context only by Publish(): a call that fails
 // half way leaves nothing behind that the fallback would have to overwrite.
 class EngineOutputs : public OutputAllocator {
  public:
+  // In the memory that TensorFlow expects the node's outputs in, or as `memory` says.
   EngineOutputs(tensorflow::OpKernelContext* context,
-                const std::vector<tensorflow::PartialTensorShape>& shapes, Statistics* statistics);
+                const std::vector<tensorflow::PartialTensorShape>& shapes, Statistics* statistics,
+                std::optional<tensorflow::AllocatorAttributes> memory = std::nullopt);
 
   Status Allocate(int index, int dtype, const Dims& dims, void** data) override;
   Status Adopt(int index, int dtype, const Dims& dims, void* data,
@@ -34,12 +40,16 @@ class EngineOutputs : public OutputAllocator {
   // Gives the outputs to TensorFlow; an error where the engine left one out.
   Status Publish();
 
+  // Gives the outputs to the caller instead.
+  Status Take(std::vector<tensorflow::Tensor>* outputs);
+
  private:
   Status Check(int index, int dtype, const Dims& dims, tensorflow::TensorShape* shape) const;
 
   tensorflow::OpKernelContext* const context_;
   const std::vector<tensorflow::PartialTensorShape>& shapes_;
   Statistics* const statistics_;
+  const std::optional<tensorflow::AllocatorAttributes> memory_;
   std::vector<tensorflow::Tensor> outputs_;
   std::vector<bool> present_;
 };

@@ -54,12 +54,15 @@ class TensorRTBackend(EngineBackend):
 
     def refusal(self, op: str, inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo]) -> str | None:
         """Refuses ops and element types that TensorRT lacks or computes in fewer bits."""
-        return refusals.node_refusal(bindings.installed_version(), op, inputs, outputs)
+        return self.unavailable_reason() or refusals.node_refusal(bindings.installed_version(), op, inputs, outputs)
 
     def precision_refusal(self, precision: str) -> str | None:
         """Judges by the GPU's compute capability and TensorRT's version."""
-        version = bindings.installed_version()
-        return refusals.precision_refusal(version, cuda.cuda_driver().compute_capability(ORDINAL), precision)
+        reason = self.unavailable_reason()
+        if reason is not None:
+            return reason
+        capability = cuda.cuda_driver().compute_capability(ORDINAL)
+        return refusals.precision_refusal(bindings.installed_version(), capability, precision)
 
     def build(self, segment: SegmentModel, profiles: Sequence[ShapeProfile] = ()) -> Engine:
         """Builds the plan into the plan cache, where the op finds it; see `EngineBackend.build`.

@@ -58,9 +58,9 @@ class Border:
         return all(tensor.dtype == tensor.tensorflow_dtype for tensor in (*self.inputs, *self.outputs))
 
     @property
-    def has_host_inputs(self) -> bool:
-        """Whether the values of some input are a shape, which TensorRT reads on the host."""
-        return any(tensor.on_host for tensor in self.inputs)
+    def host_inputs(self) -> tuple[str, ...]:
+        """Names of the inputs whose values are a shape, which TensorRT reads on the host."""
+        return tuple(tensor.name for tensor in self.inputs if tensor.on_host)
 
 
 def describe_border(

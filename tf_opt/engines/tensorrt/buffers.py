@@ -99,6 +99,15 @@ class Layout:
         return cls(offsets=offsets, size=end)
 
 
+def aligned_empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Returns new host memory that begins where TensorRT wants tensors to begin."""
+    size = byte_size(shape, dtype)
+    memory = np.empty(size + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    array: Array = memory[start : start + size].view(dtype).reshape(shape)
+    return array
+
+
 def byte_size(shape: Iterable[int], dtype: np.dtype[Any]) -> int:
     """Returns how many bytes a tensor has."""
     return math.prod(shape) * dtype.itemsize

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
 
 from tf_opt.engines.tensorrt.context_slot import CallKey, ContextSlot
-from tf_opt.errors import EngineRunError, TfOptError
+from tf_opt.errors import CudaError, EngineRunError, TfOptError
+
+logger = logging.getLogger(__name__)
 
 CLOSE_WAIT_SECONDS = 30.0
 """How long closing waits for calls that still run."""
@@ -55,9 +58,8 @@ class ContextPool:
                 if self._count < self._maximum:
                     self._count += 1
                     break
-                if (
-                    self._idle
-                ):  # Only slots with other shapes' graphs; the one that was used least recently gives it up.
+                if self._idle:
+                    # Only slots with other shapes' graphs are left; the least recently used one gives its graph up.
                     return self._idle.pop(0)
                 self._changed.wait()
         return self._make_another(key, profile)
@@ -80,7 +82,10 @@ class ContextPool:
             slots, self._idle = self._idle, []
             self._count -= len(slots)
         for slot in slots:
-            slot.close()
+            try:
+                slot.close()
+            except CudaError as error:  # The others are freed all the same.
+                logger.warning("An execution context was not freed: %s", error)
 
     def _take_idle(self, key: CallKey, profile: int) -> ContextSlot | None:
         wishes: tuple[Callable[[ContextSlot], bool], ...] = (

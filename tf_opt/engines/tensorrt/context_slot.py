@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Shape: TypeAlias = tuple[int, ...]
 
 CallKey: TypeAlias = tuple[Any, ...]
-"""Profile and shapes of a call: equal keys need the same state of a context."""
+"""Profile and shapes of a call, and values that are shapes: equal keys need the same state of a context."""
 
 
 class ContextSlot:
@@ -65,7 +65,7 @@ class ContextSlot:
         self._shapes: dict[str, Shape] = {}
         self._addresses: dict[str, int] = {}
         self._last_use = driver.create_event()
-        self._last_stream: int | None = None
+        self._busy = False
 
     @property
     def profile(self) -> int | None:
@@ -78,22 +78,25 @@ class ContextSlot:
         return any(-1 in shape for shape in self.output_shapes.values())
 
     def begin(self, stream: int) -> None:
-        """Has a stream wait for what the context still does on another one."""
-        if self._last_stream not in (None, stream):
+        """Has a stream wait for what the context still does.
+
+        On its own stream too: a handle may be that of a new stream in the place of one that was destroyed.
+        """
+        if self._busy:
             cuda.cuda_driver().wait_event(stream, self._last_use)
 
     def end(self, stream: int) -> None:
         """Remembers that the context is busy until the stream has done what it was given."""
         cuda.cuda_driver().record_event(self._last_use, stream)
-        self._last_stream = stream
+        self._busy = True
 
     def finished(self) -> None:
         """Remembers that the context has nothing left to do."""
-        self._last_stream = None
+        self._busy = False
 
     def room(self, buffer: DeviceBuffer, size: int) -> int:
         """Returns the address of so many bytes in one of the slot's buffers, once what may use it has ended."""
-        if not buffer.fits(size) and self._last_stream is not None:
+        if not buffer.fits(size) and self._busy:
             cuda.cuda_driver().synchronize_event(self._last_use)
         return buffer.ensure(size)
 

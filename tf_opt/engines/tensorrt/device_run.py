@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from tf_opt.engines.tensorrt import cuda
 from tf_opt.engines.tensorrt.border import Border
-from tf_opt.engines.tensorrt.buffers import ALIGNMENT, Layout, byte_size
+from tf_opt.engines.tensorrt.buffers import ALIGNMENT, Layout, aligned_empty, byte_size
 from tf_opt.engines.tensorrt.context_slot import CallKey, ContextSlot, Shape
 
 if TYPE_CHECKING:
@@ -22,7 +20,7 @@ def read_host_values(border: Border, inputs: Sequence[DeviceArray], stream: int)
     for tensor in border.inputs:
         if tensor.on_host:
             given = inputs[tensor.index]
-            values[tensor.name] = np.empty(given.shape, tensor.dtype)
+            values[tensor.name] = aligned_empty(given.shape, tensor.dtype)
             if values[tensor.name].nbytes:
                 driver.copy_to_host(values[tensor.name].ctypes.data, given.address, values[tensor.name].nbytes, stream)
     if values:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tf_opt.engines.tensorrt import cuda
-from tf_opt.engines.tensorrt.buffers import Layout, array_over, byte_size
+from tf_opt.engines.tensorrt.buffers import Layout, aligned_empty, array_over, byte_size
 from tf_opt.engines.tensorrt.context_slot import CallKey, ContextSlot
 from tf_opt.engines.tensorrt.staging import Staging, make_staging
 from tf_opt.errors import CudaError, TfOptError
@@ -81,9 +81,11 @@ def _run_plainly_or_capture(
     shapes = {name: array.shape for name, array in arrays.items()}
     # A run with the same shapes has to come before a capture: TensorRT puts off part of its work until then.
     ran_before = slot.key == key
-    # Copies, as TensorRT may look at them until the run is enqueued, and TensorFlow's are not aligned as it wants.
-    slot.host_values = {each.name: np.array(arrays[each.name]) for each in slot.border.inputs if each.on_host}
-    host_inputs = {name: array.ctypes.data for name, array in slot.host_values.items()}
+    host_values = {name: aligned_empty(shapes[name], arrays[name].dtype) for name in slot.border.host_inputs}
+    for name, array in host_values.items():
+        np.copyto(array, arrays[name])
+    slot.host_values = host_values  # TensorRT reads them until the run is enqueued.
+    host_inputs = {name: array.ctypes.data for name, array in host_values.items()}
     slot.prepare(key, profile, shapes, host_inputs, slot.stream)
     if slot.staging is None or slot.staging.key != key:
         slot.staging = None

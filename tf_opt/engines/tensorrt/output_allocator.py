@@ -44,9 +44,8 @@ def _allocator_class(module: Any) -> Any:
         def reallocate_output(self, tensor_name: str, memory: int, size: int, alignment: int) -> int:
             try:
                 return self._room(self.buffer, size)
-            except (
-                BaseException
-            ) as error:  # Nothing may escape into TensorRT; it fails the run where it gets no memory.
+            # Nothing may escape into TensorRT, which fails the run where it gets no memory.
+            except BaseException as error:
                 self.error = error
                 return 0
 

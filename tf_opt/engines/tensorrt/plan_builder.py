@@ -29,6 +29,7 @@ class PlanSource:
 
     Attributes:
         log: What TensorRT warned of while it built; empty where it did not build.
+        is_new: Whether the last plan was built just now.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class PlanSource:
         """
         self.name = name
         self.log = ""
+        self.is_new = False
         self._model = model.read_model(content, name)
         self._weight_array = weight_array
         self._settings = settings
@@ -141,6 +143,7 @@ class PlanSource:
                 raise self._error("does not build", (), lines, nodes=_named_nodes(self._model, lines))
             timing_cache.save(config, path, device)
             self.log = "\n".join(lines)
+            self.is_new = True
             return bytes(plan)
 
     def _refused(self, parser: trt.OnnxParser, lines: deque[str]) -> EngineBuildError:

@@ -162,16 +162,12 @@ class PlanCache:
 
         One build at a time for a kind of GPU: two at once would disturb each other's measurements of kernels.
         """
-        try:
-            lock = stored_files.exclusive(self.folder / f".building-{device.slug}")
-            lock.__enter__()
-        except OSError:  # Where the folder cannot be written, each builds for itself.
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(stored_files.exclusive(self.folder / f".building-{device.slug}"))
+            except OSError as error:  # Each process builds for itself then.
+                logger.debug("The folder of plans cannot be locked: %s", error)
             yield
-            return
-        try:
-            yield
-        finally:
-            lock.__exit__(None, None, None)
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}{_SUFFIX}"

@@ -60,12 +60,17 @@ def add_profiles(
         EngineBuildError: A profile is missing, incomplete, or refused by TensorRT.
     """
     inputs = [tensor for index in range(network.num_inputs) if (tensor := network.get_input(index)) is not None]
-    open_inputs = [tensor for tensor in inputs if tensor.is_shape_tensor or -1 in tuple(tensor.shape)]
+    try:
+        open_inputs = [tensor for tensor in inputs if tensor.is_shape_tensor or -1 in tuple(tensor.shape)]
+    except ValueError as error:  # The length of a shape whose rank is unknown.
+        raise EngineBuildError(f"{segment} has an input of unknown rank, which TensorRT does not run.") from error
     if open_inputs and not profiles:
         raise EngineBuildError(
             f"{segment} has inputs with unknown dimensions ({', '.join(each.name for each in open_inputs)}) and no "
             "shape profile. TensorRT needs the range of shapes: give feeds, or TensorRTSettings(profiles=[...])."
         )
+    if not open_inputs:
+        return  # TensorRT makes the only profile itself.
     for number, ranges in enumerate(profiles):
         profile = builder.create_optimization_profile()
         for tensor in open_inputs:
@@ -116,8 +121,9 @@ class ProfileTable:
             UnsupportedShapeError: None does; the message says which input is in no range.
         """
         for index, ranges in enumerate(self.shapes):
+            allowed = self.values[index]
             if all(_is_inside(shape, ranges[name]) for name, shape in shapes.items()) and all(
-                _is_inside(elements, self.values[index][name]) for name, elements in values.items()
+                _is_inside(elements, allowed[name]) for name, elements in values.items() if name in allowed
             ):
                 return index
         raise UnsupportedShapeError(self._explain(shapes, values))
@@ -125,8 +131,8 @@ class ProfileTable:
     def _explain(self, shapes: Mapping[str, tuple[int, ...]], values: Mapping[str, tuple[int, ...]]) -> str:
         for what, given, table in (("shape", shapes, self.shapes), ("values", values, self.values)):
             for name, tuple_ in given.items():
-                ranges = [profile[name] for profile in table]
-                if not any(_is_inside(tuple_, each) for each in ranges):
+                ranges = [profile[name] for profile in table if name in profile]
+                if ranges and not any(_is_inside(tuple_, each) for each in ranges):
                     listed = " or ".join(f"{low} to {high}" for low, high in ranges)
                     return f"{name} has the {what} {tuple_}; the engine takes {listed}."
         listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())

@@ -12,7 +12,7 @@ from tf_opt.engines.tensorrt.backend import ORDINAL
 from tf_opt.engines.tensorrt.bindings import tensorrt_module
 from tf_opt.engines.tensorrt.border import Border, describe_border
 from tf_opt.engines.tensorrt.context_pool import ContextPool
-from tf_opt.engines.tensorrt.context_slot import ContextSlot, Shape
+from tf_opt.engines.tensorrt.context_slot import CallKey, ContextSlot, Shape
 from tf_opt.engines.tensorrt.data_types import convert_input
 from tf_opt.engines.tensorrt.device_run import enqueue_on_device, read_host_values
 from tf_opt.engines.tensorrt.host_run import GraphPolicy, run_from_host
@@ -72,7 +72,7 @@ def _deserialize(source: PlanSource, settings: TensorRTSettings) -> tuple[trt.Ru
         runtime.engine_host_code_allowed = True  # The small runtime that such a plan carries is code.
     with captured_messages() as lines:
         engine = runtime.deserialize_cuda_engine(source.plan())
-        if engine is None:
+        if engine is None and not source.is_new:
             logger.warning("TensorRT does not load the stored plan of %s; it is built again.", source.name)
             engine = runtime.deserialize_cuda_engine(source.rebuild())
     if engine is None:
@@ -113,7 +113,7 @@ class TensorRTEngine:
         self._engine: trt.ICudaEngine | None = engine
         self._closing = threading.Lock()
         # Inputs that hold a shape are read on the host when a run is enqueued, so they are no part of a graph.
-        self._graphs = GraphPolicy(allowed=settings.cuda_graphs and not border.has_host_inputs)
+        self._graphs = GraphPolicy(allowed=settings.cuda_graphs and not border.host_inputs)
         self._pool = ContextPool(lambda: ContextSlot(engine, border, name), versions.maximum_contexts(settings))
 
     @property
@@ -133,8 +133,7 @@ class TensorRTEngine:
             tensor.name: convert_input(tensor.name, inputs[tensor.index], tensor.dtype) for tensor in self.border.inputs
         }
         shapes = {name: array.shape for name, array in arrays.items()}
-        profile = self._choose(shapes, {each.name: arrays[each.name] for each in self.border.inputs if each.on_host})
-        key = ("host", profile, tuple(shapes.values()))
+        key, profile = self._key("host", shapes, {name: arrays[name] for name in self.border.host_inputs})
         slot = self._pool.acquire(key, profile)
         try:
             run_from_host(slot, self._graphs, key, profile, arrays, outputs)
@@ -151,9 +150,11 @@ class TensorRTEngine:
             self._engine = None
             self._runtime = None
 
-    def _choose(self, shapes: Mapping[str, Shape], host_values: Mapping[str, Array]) -> int:
-        values = {name: tuple(int(value) for value in array.reshape(-1)) for name, array in host_values.items()}
-        return self.border.profiles.choose(shapes, values)
+    def _key(self, kind: str, shapes: Mapping[str, Shape], host_values: Mapping[str, Array]) -> tuple[CallKey, int]:
+        """Returns what state a call needs of a context, and the profile; raises UnsupportedShapeError for none."""
+        values = {name: tuple(array.reshape(-1).tolist()) for name, array in host_values.items()}
+        profile = self.border.profiles.choose(shapes, values)
+        return (kind, profile, tuple(shapes.values()), tuple(values.values())), profile
 
 
 class DeviceTensorRTEngine(TensorRTEngine):
@@ -168,8 +169,7 @@ class DeviceTensorRTEngine(TensorRTEngine):
         cuda.cuda_driver().activate(self.ordinal)
         host_values = read_host_values(self.border, inputs, stream)
         shapes = {tensor.name: inputs[tensor.index].shape for tensor in self.border.inputs}
-        profile = self._choose(shapes, host_values)
-        key = ("device", profile, tuple(shapes.values()))
+        key, profile = self._key("device", shapes, host_values)
         slot = self._pool.acquire(key, profile)
         try:
             enqueue_on_device(slot, key, profile, inputs, host_values, outputs, stream)

@@ -149,22 +149,29 @@ def _lacks(setting: str) -> EngineBuildError:
 def _constrain_precision(config: trt.IBuilderConfig, network: trt.INetworkDefinition) -> None:
     """Has versions before 10, which choose precisions by themselves, keep to those of the model.
 
-    Each layer that computes a float gets its output's type as its own, and TensorRT has to obey.
+    Each layer that computes a float gets its output's type as its own, and TensorRT has to obey. Layers that read
+    dequantized values are left alone: they are to compute in int8.
     """
     import tensorrt as trt
 
     flags: Any = trt.BuilderFlag
-    halves = 0
-    for index in range(network.num_layers):
-        layer: Any = network.get_layer(index)
-        if layer.type == trt.LayerType.CONSTANT or layer.num_outputs == 0:
+    layers: list[Any] = [network.get_layer(index) for index in range(network.num_layers)]
+    quantizing = (trt.LayerType.QUANTIZE, trt.LayerType.DEQUANTIZE)
+    dequantized = {
+        layer.get_output(0).name for layer in layers if layer.type == trt.LayerType.DEQUANTIZE and layer.num_outputs
+    }
+    chosen = []
+    for layer in layers:
+        if layer.type in (*quantizing, trt.LayerType.CONSTANT) or layer.num_outputs == 0:
             continue
+        inputs = [tensor.name for index in range(layer.num_inputs) if (tensor := layer.get_input(index)) is not None]
         dtype = layer.get_output(0).dtype
-        if dtype in (trt.DataType.HALF, trt.DataType.FLOAT):
-            layer.precision = dtype
-            halves += dtype == trt.DataType.HALF
-    if halves:
+        if dtype in (trt.DataType.HALF, trt.DataType.FLOAT) and dequantized.isdisjoint(inputs):
+            chosen.append((layer, dtype))
+    if any(dtype == trt.DataType.HALF for _, dtype in chosen):
         config.set_flag(flags.FP16)
         config.set_flag(flags.OBEY_PRECISION_CONSTRAINTS)
-    if any(network.get_layer(index).type == trt.LayerType.QUANTIZE for index in range(network.num_layers)):
+        for layer, dtype in chosen:
+            layer.precision = dtype
+    if any(layer.type == trt.LayerType.QUANTIZE for layer in layers):
         config.set_flag(flags.INT8)

@@ -1,0 +1,108 @@
+"""Whether TensorRT can be used: the driver is asked first, and nothing ends the process."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+import types
+
+import pytest
+
+from tests.simulators.tensorrt.fixture import VERSIONS, simulated_tensorrt
+from tf_opt.engines.tensorrt import TensorRTBackend, bindings, cuda
+from tf_opt.errors import CudaUnavailableError, EnginePackageMissingError, EngineUnavailableError
+
+ABSENT = "There is no driver."
+
+
+@pytest.fixture
+def without_gpu(monkeypatch):
+    def absent():
+        raise CudaUnavailableError(ABSENT)
+
+    monkeypatch.setattr(cuda, "cuda_driver", absent)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_usable(version):
+    with simulated_tensorrt(version):
+        assert TensorRTBackend().unavailable_reason() is None
+        assert bindings.installed_version() == tuple(map(int, version.split(".")))
+
+
+def test_without_a_gpu_tensorrt_is_not_imported(without_gpu, monkeypatch):
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    monkeypatch.setattr(importlib, "import_module", lambda name: pytest.fail(f"{name} is imported"))
+    backend = TensorRTBackend()
+    assert backend.unavailable_reason() == ABSENT
+    assert backend.refusal("Add", [], []) == ABSENT
+    assert backend.precision_refusal("fp16") == ABSENT
+    with pytest.raises(EngineUnavailableError, match=ABSENT):
+        bindings.tensorrt_module()
+
+
+def test_target_without_a_gpu_is_that_of_the_newest(without_gpu):
+    target = TensorRTBackend().onnx_target
+    assert (target.opset, target.gelu) == (20, True)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ModuleNotFoundError("No module named 'tensorrt'", name="tensorrt"), "pip install tensorrt"),
+        (ModuleNotFoundError("No module named 'tensorrt_bindings'", name="tensorrt_bindings"), "tensorrt_bindings"),
+        (ImportError("libnvinfer.so.10: cannot open shared object file"), "libnvinfer.so.10"),
+        (RuntimeError("broken"), "broken"),
+    ],
+)
+def test_packages_that_do_not_load_are_reasons(error, message, monkeypatch):
+    with simulated_tensorrt("10.16"):
+
+        def refuse(name):
+            raise error
+
+        monkeypatch.setattr(importlib, "import_module", refuse)
+        assert message in TensorRTBackend().unavailable_reason()
+        with pytest.raises((EngineUnavailableError, EnginePackageMissingError)):
+            bindings.tensorrt_module()
+        monkeypatch.undo()
+
+
+@pytest.mark.parametrize(
+    ("version", "usable"),
+    [("7.2.3", False), ("8.4.1", False), ("8.5.3.1", True), ("8.6.0", True), ("9.3.0", False), ("12.0.1", False)],
+)
+def test_supported_versions(version, usable, monkeypatch):
+    with simulated_tensorrt("10.16"):
+        module = types.ModuleType("tensorrt")
+        module.__version__ = version
+        monkeypatch.setitem(sys.modules, "tensorrt", module)
+        reason = TensorRTBackend().unavailable_reason()
+        assert (reason is None) is usable
+        assert usable or version in reason
+        if usable:
+            target = TensorRTBackend().onnx_target
+            assert (target.opset, target.gelu, target.layer_normalization) == (17, False, False)
+        monkeypatch.undo()
+
+
+def test_importing_the_backend_imports_neither_tensorrt_nor_tensorflow_nor_the_driver():
+    code = (
+        "import sys, ctypes\n"
+        "ctypes.CDLL = lambda *a, **k: sys.exit('a library is opened')\n"
+        "import tf_opt.engines.tensorrt.backend, tf_opt.engines.tensorrt.runtime\n"
+        "found = {'tensorrt', 'tensorflow', 'onnx'} & set(sys.modules)\n"
+        "sys.exit(str(found) if found else 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_driver_library_that_is_absent(monkeypatch):
+    def absent(name):
+        raise OSError("no such file")
+
+    monkeypatch.setattr(cuda.ctypes, "CDLL", absent)
+    with pytest.raises(CudaUnavailableError, match="no NVIDIA driver"):
+        cuda.CudaDriver()

@@ -1,0 +1,98 @@
+"""Kernel timings: kept between builds, added to by several, of one GPU and version."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+from onnx import helper
+
+from tests.engines.tensorrt.small_engines import FLOAT, build, dense, profile, segment
+from tests.simulators.tensorrt.fixture import simulated_tensorrt
+from tests.simulators.tensorrt.plan import unpack_timing_cache
+from tf_opt.engines.tensorrt import TensorRTSettings, stored_files, timing_cache
+from tf_opt.engines.tensorrt.plan_cache import PlanCache
+
+
+def other():
+    node = helper.make_node("Neg", ["input_0"], ["output_0"], name="neg")
+    return segment([node], [(FLOAT, [None, 8])], [(FLOAT, [None, 8])])
+
+
+def measured(path):
+    """How many networks a timing cache knows."""
+    _, content = stored_files.read_checked(path, timing_cache.MAGIC)
+    return len(unpack_timing_cache(content)[2])
+
+
+def test_builds_add_to_one_file(simulation, cache_folder):
+    build(dense(), [profile()])
+    (path,) = (cache_folder / "timing_caches").glob("*.timing")
+    assert measured(path) == 1
+    build(other(), [profile()])
+    assert measured(path) == 2
+
+
+def test_next_build_is_given_it(simulation, monkeypatch):
+    given = []
+    config = simulation.module.IBuilderConfig
+    create = config.create_timing_cache
+    monkeypatch.setattr(
+        config, "create_timing_cache", lambda self, data: given.append(bytes(data)) or create(self, data)
+    )
+    build(dense(), [profile()])
+    assert given[0] == b""
+    given.clear()
+    build(other(), [profile()])
+    assert given[0] != b""
+
+
+def test_what_another_process_added_meanwhile_stays(simulation, tmp_path, monkeypatch):
+    path = tmp_path / "timings"
+    settings = TensorRTSettings(timing_cache=path)
+    attach = timing_cache.attach
+
+    def attach_then_other_builds(*arguments):
+        attach(*arguments)
+        monkeypatch.setattr(timing_cache, "attach", attach)
+        build(other(), [profile()], settings)
+
+    monkeypatch.setattr(timing_cache, "attach", attach_then_other_builds)
+    # The other build is of another process, which the lock of this one's builds does not hold up.
+    monkeypatch.setattr(PlanCache, "building", lambda *_: contextlib.nullcontext())
+    build(dense(), [profile()], settings)
+    assert measured(path) == 2
+
+
+@pytest.mark.parametrize("content", [b"", b"no timing cache", b"TFOPTTIM" + bytes(100)])
+def test_damaged_file_is_replaced(simulation, tmp_path, content):
+    path = tmp_path / "timings"
+    path.write_bytes(content)
+    build(dense(), [profile()], TensorRTSettings(timing_cache=path))
+    assert measured(path) == 1
+    assert simulation.builds == 1
+
+
+def test_content_that_tensorrt_refuses_is_replaced(simulation, tmp_path):
+    path = tmp_path / "timings"
+    build(other(), [profile()], TensorRTSettings(timing_cache=path))
+    header, _ = stored_files.read_checked(path, timing_cache.MAGIC)
+    stored_files.write_checked(path, timing_cache.MAGIC, header, b"whole, but nothing of TensorRT")
+    build(dense(), [profile()], TensorRTSettings(timing_cache=path))
+    assert measured(path) == 1
+
+
+def test_file_of_another_gpu_is_not_used(cache_folder, tmp_path):
+    path = tmp_path / "timings"
+    with simulated_tensorrt("10.16"):
+        build(dense(), [profile()], TensorRTSettings(timing_cache=path))
+    with simulated_tensorrt("10.16", gpu_name="Another GPU"):
+        build(other(), [profile()], TensorRTSettings(timing_cache=path))
+    assert measured(path) == 1
+
+
+def test_folder_that_cannot_be_written_is_no_reason_to_fail(simulation, tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    build(dense(), [profile()], TensorRTSettings(timing_cache=blocked / "timings"))
+    assert simulation.builds == 1

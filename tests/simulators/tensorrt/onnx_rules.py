@@ -1,0 +1,265 @@
+"""What the simulated parser and builder accept of an ONNX model.
+
+The lists follow NVIDIA's documentation of the parser. A node that passes here can still be refused by the real parser,
+whose support is not simulated beyond this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import onnx
+from onnx import TensorProto
+
+UNSUPPORTED_OPERATORS = frozenset(
+    "Unique Compress BitwiseAnd BitwiseOr BitwiseXor BitwiseNot BitShift MatMulInteger ConvInteger "
+    "DynamicQuantizeLinear QLinearMatMul QLinearConv SequenceAt SequenceConstruct SequenceEmpty SequenceErase "
+    "SequenceInsert SequenceLength SequenceMap SplitToSequence ConcatFromSequence StringConcat StringNormalizer "
+    "StringSplit Optional OptionalGetElement OptionalHasElement Multinomial DFT STFT MaxUnpool TfIdfVectorizer "
+    "RegexFullMatch MelWeightMatrix Col2Im Det AffineGrid CenterCropPad ImageDecoder SoftmaxCrossEntropyLoss "
+    "NegativeLogLikelihoodLoss".split()
+)
+
+DATA_DEPENDENT_OPERATORS = frozenset(("NonZero", "NonMaxSuppression"))
+
+_TYPES = {
+    TensorProto.FLOAT: "FLOAT",
+    TensorProto.FLOAT16: "HALF",
+    TensorProto.BFLOAT16: "BF16",
+    TensorProto.INT8: "INT8",
+    TensorProto.UINT8: "UINT8",
+    TensorProto.INT32: "INT32",
+    TensorProto.INT64: "INT64",
+    TensorProto.BOOL: "BOOL",
+    TensorProto.FLOAT8E4M3FN: "FP8",
+    TensorProto.INT4: "INT4",
+    # Cast when the model is read.
+    TensorProto.DOUBLE: "FLOAT",
+}
+
+# Inputs whose values are shapes: operator and the input's position.
+_SHAPE_POSITIONS = {
+    "Reshape": (1,),
+    "Expand": (1,),
+    "Tile": (1,),
+    "ConstantOfShape": (0,),
+    "Slice": (1, 2),
+    "Range": (0, 1, 2),
+    "Resize": (3,),
+    "TopK": (1,),
+    "Pad": (1,),
+    "Split": (1,),
+    "EyeLike": (),
+}
+
+# Inputs that have to be known when the engine is built.
+_CONSTANT_POSITIONS = {
+    "Slice": (3, 4),
+    "Squeeze": (1,),
+    "Unsqueeze": (1,),
+    "Pad": (3,),
+    "CumSum": (1,),
+    "OneHot": (1,),
+    "ReduceSum": (1,),
+    "ReduceMean": (1,),
+    "ReduceMax": (1,),
+    "ReduceMin": (1,),
+    "ReduceProd": (1,),
+    "ReduceL1": (1,),
+    "ReduceL2": (1,),
+    "ReduceSumSquare": (1,),
+    "ReduceLogSum": (1,),
+    "ReduceLogSumExp": (1,),
+}
+
+# All inputs of these are of one type.
+_ONE_TYPE = frozenset("Add Sub Mul Div Pow MatMul Gemm Concat Max Min Sum Mean PRelu Conv LayerNormalization".split())
+
+MAXIMUM_RANK = 8
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a model is refused: a member of ErrorCode, a sentence, and the node."""
+
+    code: str
+    sentence: str
+    node: int = -1
+    name: str = ""
+    operator: str = ""
+
+
+def data_type_name(element_type: int) -> str | None:
+    """Returns the DataType's name for an ONNX element type, None where TensorRT has none."""
+    return _TYPES.get(element_type)
+
+
+def refusals(model: onnx.ModelProto, opset_limits: tuple[int, int]) -> list[Refusal]:
+    """Returns all reasons for which the parser refuses a model."""
+    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    lowest, highest = opset_limits
+    if not lowest <= opset <= highest:
+        return [Refusal("UNSUPPORTED_GRAPH", f"opset {opset} is outside of the supported {lowest} to {highest}")]
+    found = [
+        Refusal("UNSUPPORTED_NODE_SHAPE", f"the rank of the network input {value.name!r} is unknown", name=value.name)
+        for value in graph_inputs(model.graph)
+        if not value.type.tensor_type.HasField("shape")
+    ]
+    types = element_types(model)
+    constants = constant_names(model.graph)
+    for index, node in enumerate(model.graph.node):
+        found += _node_refusals(index, node, types, constants, model.graph)
+    for value in graph_inputs(model.graph):
+        element_type = value.type.tensor_type.elem_type
+        if element_type not in _TYPES:
+            name = TensorProto.DataType.Name(element_type)
+            found.append(Refusal("UNSUPPORTED_NODE_DATATYPE", f"input {value.name!r} is {name}", name=value.name))
+    return found
+
+
+def _node_refusals(
+    index: int, node: onnx.NodeProto, types: dict[str, int], constants: set[str], graph: onnx.GraphProto
+) -> Iterator[Refusal]:
+    def refuse(code: str, sentence: str) -> Refusal:
+        return Refusal(code, sentence, index, node.name, node.op_type)
+
+    if (operator := _unsupported(node)) is not None:
+        yield refuse("UNSUPPORTED_NODE", f"no importer registered for op: {operator}; not supported")
+        return
+    bodies = [attribute.g for attribute in node.attribute if attribute.type == onnx.AttributeProto.GRAPH]
+    for inner in (inner for body in bodies for inner in body.node):
+        if (operator := _unsupported(inner)) is not None:
+            yield refuse(
+                "UNSUPPORTED_NODE", f"no importer registered for op: {operator} ({inner.name!r} in a subgraph)"
+            )
+    if node.op_type == "If" and len({_output_ranks(body) for body in bodies}) > 1:
+        yield refuse("UNSUPPORTED_NODE_SHAPE", "the branches of an If have outputs of different ranks")
+    for name in (*node.input, *node.output):
+        element_type = types.get(name, TensorProto.FLOAT)
+        if element_type not in _TYPES:
+            sentence = f"tensor {name!r} is {TensorProto.DataType.Name(element_type)}, which is not supported"
+            yield refuse("UNSUPPORTED_NODE_DATATYPE", sentence)
+            return
+    border = {value.name for value in (*graph.input, *graph.output)}
+    for name in (*node.input, *node.output):
+        allowed = node.op_type in ("Cast", "QuantizeLinear", "DequantizeLinear", "Identity") and name in border
+        if types.get(name) == TensorProto.UINT8 and not allowed:
+            yield refuse("UNSUPPORTED_NODE_DATATYPE", f"UINT8 tensor {name!r} is used inside the network")
+    for position in _CONSTANT_POSITIONS.get(node.op_type, ()):
+        if position < len(node.input) and node.input[position] and node.input[position] not in constants:
+            yield refuse("UNSUPPORTED_NODE_INPUT", f"input {position} ({node.input[position]!r}) must be a constant")
+    if node.op_type == "TopK" and node.input[1] in constants:
+        count = _constant_value(graph, node.input[1])
+        if count is not None and count >= 3840:
+            yield refuse("UNSUPPORTED_NODE_ATTR", f"K is {count}; it must be less than 3840")
+
+
+def _unsupported(node: onnx.NodeProto) -> str | None:
+    """Returns the name of a node's operator where there is no importer for it, None where there is one."""
+    if node.op_type not in UNSUPPORTED_OPERATORS and node.domain in ("", "ai.onnx"):
+        return None
+    return f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+
+
+def _output_ranks(graph: onnx.GraphProto) -> tuple[int, ...]:
+    return tuple(len(value.type.tensor_type.shape.dim) for value in graph.output)
+
+
+def mixed_types(model: onnx.ModelProto) -> Refusal | None:
+    """Returns the first operation over different types, which a strongly typed network does not allow."""
+    types = element_types(model)
+    for index, node in enumerate(model.graph.node):
+        if node.op_type in _ONE_TYPE:
+            found = {types[name] for name in node.input if name in types}
+            if len(found) > 1:
+                names = ", ".join(sorted(TensorProto.DataType.Name(one) for one in found))
+                sentence = f"{node.op_type} over the types {names} in a strongly typed network"
+                return Refusal("INVALID_NODE", sentence, index, node.name, node.op_type)
+    return None
+
+
+def graph_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
+    """Returns the inputs that are no initializers."""
+    weights = {initializer.name for initializer in graph.initializer}
+    return [value for value in graph.input if value.name not in weights]
+
+
+def element_types(model: onnx.ModelProto) -> dict[str, int]:
+    """Returns the element types of all tensors that ONNX's type inference finds."""
+    graph = model.graph
+    light = onnx.ModelProto()
+    light.CopyFrom(model)
+    try:
+        graph = onnx.shape_inference.infer_shapes(light, check_type=False, strict_mode=False).graph
+    except Exception:
+        graph = model.graph
+    values = (*graph.input, *graph.output, *graph.value_info)
+    types = {value.name: value.type.tensor_type.elem_type for value in values}
+    types.update({initializer.name: initializer.data_type for initializer in model.graph.initializer})
+    return {name: element_type for name, element_type in types.items() if element_type}
+
+
+def complete_outputs(model: onnx.ModelProto) -> None:
+    """Gives outputs that are declared without a shape the one that is inferred, as the parser finds it by itself."""
+    incomplete = [value for value in model.graph.output if not value.type.tensor_type.HasField("shape")]
+    if not incomplete:
+        return
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph.output
+    except Exception:
+        return
+    shapes = {
+        value.name: value.type.tensor_type.shape for value in inferred if value.type.tensor_type.HasField("shape")
+    }
+    for value in incomplete:
+        if value.name in shapes:
+            value.type.tensor_type.shape.CopyFrom(shapes[value.name])
+
+
+def constant_names(graph: onnx.GraphProto) -> set[str]:
+    """Returns the tensors that do not depend on what is fed."""
+    known = {initializer.name for initializer in graph.initializer}
+    for node in graph.node:
+        deterministic = not node.op_type.startswith("Random")
+        if deterministic and all(name in known for name in node.input if name):
+            known.update(node.output)
+    return known
+
+
+def shape_inputs(graph: onnx.GraphProto) -> set[str]:
+    """Returns the network inputs whose values decide about shapes."""
+    producers = {name: node for node in graph.node for name in node.output}
+    todo = [
+        node.input[position]
+        for node in graph.node
+        for position in _SHAPE_POSITIONS.get(node.op_type, ())
+        if position < len(node.input)
+    ]
+    seen: set[str] = set()
+    while todo:
+        name = todo.pop()
+        if name in seen or not name:
+            continue
+        seen.add(name)
+        node = producers.get(name)
+        # A tensor's shape does not depend on its values, and how many values NonZero finds is found out on the GPU.
+        if node is not None and node.op_type not in ("Shape", "Size", *DATA_DEPENDENT_OPERATORS):
+            todo += node.input
+    return seen & {value.name for value in graph_inputs(graph)}
+
+
+def data_dependent(graph: onnx.GraphProto) -> set[str]:
+    """Returns the tensors whose shapes may depend on values that only the GPU knows."""
+    found: set[str] = set()
+    for node in graph.node:
+        if node.op_type in DATA_DEPENDENT_OPERATORS or any(name in found for name in node.input):
+            found.update(node.output)
+    return found
+
+
+def _constant_value(graph: onnx.GraphProto, name: str) -> int | None:
+    for initializer in graph.initializer:
+        if initializer.name == name and not initializer.external_data:
+            return int(onnx.numpy_helper.to_array(initializer).ravel()[0])
+    return None

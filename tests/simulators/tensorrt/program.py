@@ -1,0 +1,160 @@
+"""Runs an engine's ONNX model with ONNX Runtime on the CPU.
+
+bfloat16 and float16 tensors are computed in float32 and rounded to their type behind each node, because ONNX Runtime's
+CPU provider has few kernels for them. Values therefore have 16 bit, as on a GPU, but accumulate in float32 inside a
+node.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper, numpy_helper
+
+from tests.simulators.tensorrt import onnx_rules
+
+Array = npt.NDArray[Any]
+
+_SIXTEEN_BIT = {TensorProto.FLOAT16: np.dtype(np.float16), TensorProto.BFLOAT16: np.dtype(ml_dtypes.bfloat16)}
+
+_NUMPY = {
+    "FLOAT": np.dtype(np.float32),
+    "HALF": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "INT8": np.dtype(np.int8),
+    "UINT8": np.dtype(np.uint8),
+    "INT32": np.dtype(np.int32),
+    "INT64": np.dtype(np.int64),
+    "BOOL": np.dtype(np.bool_),
+    "FP8": np.dtype(ml_dtypes.float8_e4m3fn),
+}
+
+
+def numpy_dtype(data_type: str) -> np.dtype[Any]:
+    """Returns the NumPy type of a DataType's name."""
+    return _NUMPY[data_type]
+
+
+class Program:
+    """A model that is ready to run. Several threads may run it at once."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self._input_types = {
+            value.name: value.type.tensor_type.elem_type for value in onnx_rules.graph_inputs(model.graph)
+        }
+        self._output_types = [value.type.tensor_type.elem_type for value in model.graph.output]
+        self._model = in_float32(model)
+        self._lock = threading.Lock()
+        self._session: onnxruntime.InferenceSession | None = None
+        self._shapes: dict[Any, list[tuple[int, ...]]] = {}
+
+    def run(self, inputs: Mapping[str, Array]) -> list[Array]:
+        """Returns the outputs for inputs of the network's types."""
+        feeds = {
+            name: array.astype(np.float32) if self._input_types[name] in _SIXTEEN_BIT else array
+            for name, array in inputs.items()
+        }
+        results = self._ready_session().run(None, feeds)
+        return [
+            np.asarray(result).astype(_SIXTEEN_BIT.get(element_type, np.asarray(result).dtype))
+            for result, element_type in zip(results, self._output_types, strict=True)
+        ]
+
+    def output_shapes(
+        self, shapes: Mapping[str, tuple[int, ...]], values: Mapping[str, Array]
+    ) -> list[tuple[int, ...]]:
+        """Returns the outputs' shapes, found by running on zeros.
+
+        Args:
+            shapes: The inputs' shapes.
+            values: The values of those inputs that decide about shapes.
+        """
+        fixed = tuple((name, array.shape, array.tobytes()) for name, array in sorted(values.items()))
+        key = (tuple(sorted(shapes.items())), fixed)
+        if key not in self._shapes:
+            inputs = {
+                name: values.get(name, np.zeros(shape, numpy_dtype(_type_name(self._input_types[name]))))
+                for name, shape in shapes.items()
+            }
+            self._shapes[key] = [output.shape for output in self.run(inputs)]
+        return self._shapes[key]
+
+    def _ready_session(self) -> onnxruntime.InferenceSession:
+        with self._lock:
+            if self._session is None:
+                options = onnxruntime.SessionOptions()
+                options.log_severity_level = 4
+                options.intra_op_num_threads = 1
+                # Optimizations may drop the pairs of casts that round to 16 bit.
+                options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+                self._session = onnxruntime.InferenceSession(
+                    self._model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+                )
+        return self._session
+
+
+def _type_name(element_type: int) -> str:
+    name = onnx_rules.data_type_name(element_type)
+    assert name is not None
+    return name
+
+
+def without_double(model: onnx.ModelProto) -> tuple[onnx.ModelProto, bool]:
+    """Returns the model with float64 turned into float32, as the parser does, and whether there was any."""
+    return _retyped(model, {TensorProto.DOUBLE}, rounding=False)
+
+
+def in_float32(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Returns the model with 16-bit tensors held in float32, rounded to 16 bit behind each node."""
+    types = onnx_rules.element_types(model)
+    if not set(types.values()) & set(_SIXTEEN_BIT):
+        return model
+    return _retyped(model, set(_SIXTEEN_BIT), rounding=True)[0]
+
+
+def _retyped(model: onnx.ModelProto, replaced: set[int], *, rounding: bool) -> tuple[onnx.ModelProto, bool]:
+    types = onnx_rules.element_types(model)
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    graph = result.graph
+    changed = False
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        if value.type.tensor_type.elem_type in replaced:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT
+            changed = True
+    for initializer in graph.initializer:
+        if initializer.data_type in replaced:
+            array = numpy_helper.to_array(initializer).astype(np.float32)
+            initializer.CopyFrom(numpy_helper.from_array(array, initializer.name))
+            changed = True
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.name in ("to", "dtype") and attribute.i in replaced:
+                attribute.i = TensorProto.FLOAT
+                changed = True
+            if attribute.type == onnx.AttributeProto.TENSOR and attribute.t.data_type in replaced:
+                array = numpy_helper.to_array(attribute.t).astype(np.float32)
+                attribute.t.CopyFrom(numpy_helper.from_array(array))
+                changed = True
+        nodes.append(node)
+        for position, name in enumerate(node.output):
+            if rounding and types.get(name) in replaced:
+                raw, rounded = f"{name}/unrounded", f"{name}/rounded"
+                node.output[position] = raw
+                nodes.append(helper.make_node("Cast", [raw], [rounded], to=types[name]))
+                nodes.append(helper.make_node("Cast", [rounded], [name], to=TensorProto.FLOAT))
+    copies = [onnx.NodeProto() for _ in nodes]
+    for copy, node in zip(copies, nodes, strict=True):
+        copy.CopyFrom(node)
+    del graph.node[:]
+    graph.node.extend(copies)
+    del graph.value_info[:]
+    return result, changed

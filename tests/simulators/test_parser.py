@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from tests.simulators.tensorrt import models
+from tests.simulators.tensorrt.fixture import Simulation
+from tests.simulators.tensorrt.questions import Asked
+
+FLOAT = TensorProto.FLOAT
+
+
+def parse(asked: Asked, model: bytes) -> tuple[bool, list[object]]:
+    """Returns what the parser answers, and its errors."""
+    network = asked.trt.Builder(asked.log).create_network(0)
+    parser = asked.trt.OnnxParser(network, asked.log)
+    answer = parser.parse(model)
+    return answer, [parser.get_error(index) for index in range(parser.num_errors)]
+
+
+def test_no_model(asked: Asked) -> None:
+    answer, errors = parse(asked, b"this is no model")
+
+    assert not answer
+    assert errors[0].code() == asked.trt.ErrorCode.MODEL_DESERIALIZE_FAILED
+    assert any("ERROR" in line for line in asked.log.lines)
+
+
+def test_invalid_model(asked: Asked) -> None:
+    unknown_input = models.model(
+        [helper.make_node("Relu", ["nowhere"], ["y"])], [("x", FLOAT, [1])], [("y", FLOAT, [1])]
+    )
+
+    assert parse(asked, unknown_input)[0] is False
+
+
+@pytest.mark.parametrize("operator", ["Unique", "Compress", "BitShift", "MatMulInteger", "DynamicQuantizeLinear"])
+def test_unsupported_operator_names_its_node(asked: Asked, operator: str) -> None:
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"], "before"),
+        helper.make_node(operator, ["r"], ["y"], "culprit"),
+    ]
+    answer, errors = parse(asked, models.model(nodes, [("x", FLOAT, [4])], [("y", FLOAT, [None])]))
+
+    assert not answer
+    assert [(error.node(), error.node_name(), error.node_operator()) for error in errors] == [(1, "culprit", operator)]
+    assert errors[0].code() == asked.trt.ErrorCode.UNSUPPORTED_NODE
+
+
+def test_operator_of_another_domain_is_refused(asked: Asked) -> None:
+    node = helper.make_node("FusedMatMul", ["x", "x"], ["y"], "culprit", domain="com.microsoft")
+
+    answer, errors = parse(asked, models.model([node], [("x", FLOAT, [4, 4])], [("y", FLOAT, [4, 4])]))
+
+    assert not answer
+    assert errors[0].node_name() == "culprit"
+
+
+@pytest.mark.parametrize("element_type", [TensorProto.INT16, TensorProto.UINT32, TensorProto.STRING])
+def test_unsupported_type(asked: Asked, element_type: int) -> None:
+    node = helper.make_node("Identity", ["x"], ["y"], "copy")
+
+    answer, errors = parse(asked, models.model([node], [("x", element_type, [4])], [("y", element_type, [4])]))
+
+    assert not answer
+    assert asked.trt.ErrorCode.UNSUPPORTED_NODE_DATATYPE in [error.code() for error in errors]
+
+
+@pytest.mark.parametrize(("opset", "accepted"), [(8, False), (9, True), (20, True), (25, False)])
+def test_opset_limits(asked: Asked, opset: int, accepted: bool) -> None:
+    assert parse(asked, models.dense(opset))[0] is accepted
+
+
+def test_opset_21_is_above_the_limit_of_10(simulation: Simulation, asked: Asked) -> None:
+    assert parse(asked, models.dense(21))[0] is (simulation.library.major >= 11)
+
+
+def test_unknown_rank_is_refused(asked: Asked) -> None:
+    node = helper.make_node("Relu", ["x"], ["y"])
+
+    assert parse(asked, models.model([node], [("x", FLOAT, None)], [("y", FLOAT, None)]))[0] is False
+
+
+def test_double_becomes_float_with_a_warning(asked: Asked) -> None:
+    _, network, _, errors = asked.parsed(models.dense(element_type=TensorProto.DOUBLE))
+
+    assert not errors
+    assert network.get_input(0).dtype == asked.trt.DataType.FLOAT
+    assert any("WARNING" in line and "DOUBLE" in line for line in asked.log.lines)
+
+
+def test_uint8_passes_only_at_the_border(asked: Asked) -> None:
+    uint8 = TensorProto.UINT8
+    cast = helper.make_node("Cast", ["x"], ["y"], to=FLOAT)
+    inside = [helper.make_node("Cast", ["x"], ["u"], to=uint8), helper.make_node("Mul", ["u", "u"], ["y"], "inside")]
+
+    assert parse(asked, models.model([cast], [("x", uint8, [4])], [("y", FLOAT, [4])]))[0] is True
+    answer, errors = parse(asked, models.model(inside, [("x", FLOAT, [4])], [("y", uint8, [4])], opset=14))
+    assert not answer
+    assert "inside" in [error.node_name() for error in errors]
+
+
+def test_int64_stays_int64(asked: Asked) -> None:
+    _, network, _, _ = asked.parsed(models.integers())
+
+    assert network.get_input(0).dtype == asked.trt.DataType.INT64
+
+
+def test_axes_have_to_be_constant(asked: Asked) -> None:
+    node = helper.make_node("ReduceSum", ["x", "axes"], ["y"], "sum")
+    inputs = [("x", FLOAT, [2, 3]), ("axes", TensorProto.INT64, [1])]
+
+    answer, errors = parse(asked, models.model([node], inputs, [("y", FLOAT, [None, None])]))
+
+    assert not answer
+    assert errors[0].node_name() == "sum"
+
+
+def test_top_k_below_3840(asked: Asked) -> None:
+    def top(count: int) -> bytes:
+        node = helper.make_node("TopK", ["x", "k"], ["y", "i"], "top")
+        outputs = [("y", FLOAT, [1, None]), ("i", TensorProto.INT64, [1, None])]
+        return models.model([node], [("x", FLOAT, [1, 5000])], outputs, {"k": np.array([count])})
+
+    assert parse(asked, top(3839))[0] is True
+    assert parse(asked, top(3840))[0] is False
+
+
+def external(folder: Path) -> tuple[bytes, bytes]:
+    """Returns a model whose weights lie in a file, and the weights."""
+    model = onnx.ModelProto.FromString(models.dense())
+    weights = model.graph.initializer[0].raw_data
+    (folder / "weights.bin").write_bytes(weights)
+    onnx.external_data_helper.set_external_data(model.graph.initializer[0], "weights.bin", 0, len(weights))
+    model.graph.initializer[0].ClearField("raw_data")
+    return model.SerializeToString(), weights
+
+
+def test_external_weights_are_read_beside_the_model(asked: Asked, tmp_path: Path) -> None:
+    model, _ = external(tmp_path)
+    network = asked.trt.Builder(asked.log).create_network(0)
+
+    assert asked.trt.OnnxParser(network, asked.log).parse(model, path=str(tmp_path / "model.onnx"))
+
+
+def test_external_weights_that_are_not_there(asked: Asked, tmp_path: Path) -> None:
+    model, _ = external(tmp_path)
+    network = asked.trt.Builder(asked.log).create_network(0)
+
+    assert not asked.trt.OnnxParser(network, asked.log).parse(model, path=str(tmp_path / "elsewhere" / "model.onnx"))
+
+
+def test_weights_from_memory(simulation: Simulation, asked: Asked, tmp_path: Path) -> None:
+    if simulation.library.version < (10, 16):
+        assert not hasattr(asked.trt.OnnxParser, "load_initializer")
+        return
+    model, weights = external(tmp_path)
+    held = np.frombuffer(weights, np.uint8)
+
+    def parser() -> object:
+        made = asked.trt.OnnxParser(asked.trt.Builder(asked.log).create_network(0), asked.log)
+        assert made.load_model_proto(model)
+        return made
+
+    good, small, none = parser(), parser(), parser()
+    assert good.load_initializer("w", held.ctypes.data, held.nbytes)
+    assert good.parse_model_proto()
+    assert not small.load_initializer("w", held.ctypes.data, held.nbytes - 4)
+    assert not none.load_initializer("nope", held.ctypes.data, held.nbytes)
+    assert not none.parse_model_proto()
+
+
+def test_support_by_subgraph(simulation: Simulation, asked: Asked) -> None:
+    if simulation.library.version < (10, 16):
+        assert not hasattr(asked.trt.OnnxParser, "supports_model_v2")
+        return
+    parser = asked.trt.OnnxParser(asked.trt.Builder(asked.log).create_network(0), asked.log)
+
+    assert not parser.supports_model_v2(models.unsupported())
+    found = [(parser.get_subgraph_nodes(i), parser.is_subgraph_supported(i)) for i in range(parser.num_subgraphs)]
+    assert found == [([0], True), ([1], False)]
+    assert hasattr(parser, "supports_model") is (simulation.library.major < 11)
+
+
+def test_output_declared_without_a_shape_gets_one(asked: Asked) -> None:
+    node = helper.make_node("Relu", ["x"], ["y"])
+
+    _, network, _, errors = asked.parsed(models.model([node], [("x", FLOAT, ["n", 3])], [("y", FLOAT, None)]))
+
+    assert not errors
+    assert network.get_output(0).shape == (-1, 3)
+
+
+def conditional(asked: Asked, then_node: onnx.NodeProto, rank: int) -> tuple[bool, list[object]]:
+    """Parses an If whose branches copy x; the first through `then_node`, with an output of this rank."""
+
+    def branch(name: str, node: onnx.NodeProto, output_rank: int) -> onnx.GraphProto:
+        return helper.make_graph([node], name, [], [helper.make_tensor_value_info("o", FLOAT, [None] * output_rank)])
+
+    other = helper.make_node("Identity", ["x"], ["o"])
+    node = helper.make_node(
+        "If", ["c"], ["y"], "choice", then_branch=branch("then", then_node, rank), else_branch=branch("else", other, 1)
+    )
+    inputs = [("x", FLOAT, [4]), ("c", TensorProto.BOOL, [])]
+    return parse(asked, models.model([node], inputs, [("y", FLOAT, [None])]))
+
+
+def test_operator_inside_of_a_branch(asked: Asked) -> None:
+    assert conditional(asked, helper.make_node("Relu", ["x"], ["o"]), 1)[0] is True
+
+    answer, errors = conditional(asked, helper.make_node("Unique", ["x"], ["o"], "inner"), 1)
+
+    assert not answer
+    assert errors[0].node_name() == "choice"
+    assert "inner" in errors[0].desc()
+
+
+def test_branches_of_different_ranks(asked: Asked) -> None:
+    answer, errors = conditional(asked, helper.make_node("Relu", ["x"], ["o"]), 2)
+
+    assert not answer
+    assert errors[0].node_operator() == "If"
