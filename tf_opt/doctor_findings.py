@@ -269,8 +269,9 @@ def _engine_finding(candidate: Candidate, gpu_reason: str | None) -> EngineFindi
         return unusable(gpu_reason)
     try:
         backend = load_backend(candidate.name, **candidate.arguments)
+        install = candidate.install_command or backend.install_command
         if not is_installed(backend.package):
-            return unusable(f"the package {backend.package} is not installed", backend.install_command)
+            return unusable(f"the package {backend.package} is not installed", install)
         # Before the import: the bindings of TensorRT 11 crash where something is missing.
         if (reason := backend.unavailable_reason()) is not None:
             return unusable(reason)
@@ -279,7 +280,7 @@ def _engine_finding(candidate: Candidate, gpu_reason: str | None) -> EngineFindi
     try:
         importlib.import_module(backend.package)
     except Exception as error:
-        repair = backend.install_command.replace("pip install", "pip install --force-reinstall")
+        repair = install.replace("pip install", "pip install --force-reinstall")
         return unusable(f"importing {backend.package} fails: {_described(error)}", repair)
     precisions = {"fp32": None, **{name: _precision_refusal(backend, name) for name in PRECISIONS}}
     return EngineFinding(label=candidate.label, version=version, usable=True, precisions=precisions)

@@ -18,18 +18,25 @@ from tf_opt.adoption import Adoption, AdoptionTrials, Candidate
 from tf_opt.border_values import border_values
 from tf_opt.cache_key import cache_key
 from tf_opt.engine_building import EngineBuilder, describe_segment
-from tf_opt.engine_selection import select_engines
+from tf_opt.engine_selection import EngineSelection, select_engines
 from tf_opt.engines.base import ShapeProfile
 from tf_opt.engines.tensorrt.settings import TensorRTSettings
 from tf_opt.environment import describe_environment
-from tf_opt.errors import InvalidGraphError, TfOptError
+from tf_opt.errors import InvalidGraphError, TfOptError, UnsupportedPrecisionError
 from tf_opt.export import DEFAULT_OPSET, check_opset
 from tf_opt.feeds import Feed, NormalizedFeed, check_feeds
 from tf_opt.frozen_graph import FrozenGraph
 from tf_opt.graph_checks import frozen_from_graph_def
 from tf_opt.ops.build import load as load_op
 from tf_opt.optimization_cache import CacheEntry, OptimizationCache, is_worth_keeping
-from tf_opt.optimizer_inputs import check_graph_def, fix_input_shapes, needed_feeds, resolve_options, writable_folder
+from tf_opt.optimizer_inputs import (
+    check_graph_def,
+    fix_input_shapes,
+    needed_feeds,
+    resolve_mask,
+    resolve_precision,
+    writable_folder,
+)
 from tf_opt.options import Options
 from tf_opt.passes.tf.graph_editor import keep_reachable
 from tf_opt.passes.tf.last_axis_of_means import LastAxisOfMeans
@@ -37,7 +44,7 @@ from tf_opt.passes.tf.pass_base import Border, PassPipeline
 from tf_opt.passes.tf.pipeline import GRAPH_PASSES
 from tf_opt.passes.tf.segment import Segment, Segmentation
 from tf_opt.precision_search import PrecisionSearch
-from tf_opt.report import OptimizationReport, RefusedNode, SegmentReport
+from tf_opt.report import EngineAttempt, OptimizationReport, RefusedNode, SegmentReport
 from tf_opt.shape_profiles import ShapeProfiles
 from tf_opt.tensor_info import node_name
 from tf_opt.tolerance import Outputs, Tolerance
@@ -135,14 +142,32 @@ class Tf2TrtOpt:
                 f"optimize takes a FrozenGraph, got {type(frozen).__name__}. tf_opt.freeze_keras and its siblings make "
                 "one; for a bare GraphDef call optimize_graph_def."
             )
-        options = resolve_options(self.options, frozen, disable_fp16)
-        run = _Run(options, frozen, check_opset(DEFAULT_OPSET if opset is None else opset))
+        options = resolve_mask(self.options, frozen)
+        opset = check_opset(DEFAULT_OPSET if opset is None else opset)
+        runs, refusals = [], []
+        for selection in select_engines(options):
+            try:
+                resolved = resolve_precision(options, selection.backends[0], disable_fp16)
+            except UnsupportedPrecisionError as error:
+                refusals.append(error)
+                continue
+            runs.append(_Run(resolved, frozen, opset, selection))
+        if not runs:
+            raise refusals[0]
         feeds = check_feeds(*needed_feeds(frozen, test_data))
         calibration = feeds
         if calibration_data is not None and options.precision in ("int8", "auto"):
             listed = list(itertools.islice(calibration_data, MAXIMUM_CALIBRATION_FEEDS))
             calibration = check_feeds(*needed_feeds(frozen, listed))
-        optimized, self._report = run.optimize(feeds, calibration)
+        optimized, self._report = runs[0].optimize(feeds, calibration)
+        tried = [_engine_attempt(runs[0], self._report)]
+        for run in runs[1:]:
+            other, report = run.optimize(feeds, calibration)
+            tried.append(_engine_attempt(run, report))
+            if report.speed > self._report.speed:
+                optimized, self._report = other, report
+        if len(runs) > 1:
+            self._report = replace(self._report, engines_tried=tuple(tried))
         return optimized
 
     def analyze(self, graph_def: graph_pb2.GraphDef, outputs: Sequence[str] | str) -> OptimizationReport:
@@ -157,18 +182,18 @@ class Tf2TrtOpt:
             EngineUnavailableError: As `optimize_graph_def`.
         """
         frozen = frozen_from_graph_def(check_graph_def(graph_def), outputs)
-        self._report = _Run(self.options, frozen, DEFAULT_OPSET).analyze()
+        self._report = _Run(self.options, frozen, DEFAULT_OPSET, select_engines(self.options)[0]).analyze()
         return self._report
 
 
 class _Run:
     """One optimization: the state that the stages hand on."""
 
-    def __init__(self, options: Options, frozen: FrozenGraph, opset: int) -> None:
+    def __init__(self, options: Options, frozen: FrozenGraph, opset: int, selection: EngineSelection) -> None:
         self.options = options
         self.frozen = frozen
         self.opset = opset
-        self.choice = select_engines(options)
+        self.choice = selection
         self.backend = self.choice.backends[0]
         self.profiles: ShapeProfiles | None = None
         # A placeholder with a default is no input that has to be fed, but one that still can be.
@@ -356,6 +381,13 @@ class _Run:
         finally:
             self.stage_seconds[name] = self.stage_seconds.get(name, 0.0) + time.perf_counter() - started
             self.progress.remove_task(task)
+
+
+def _engine_attempt(run: _Run, report: OptimizationReport) -> EngineAttempt:
+    kept = next((attempt.precision for attempt in report.attempts if not attempt.reason), report.precision)
+    return EngineAttempt(
+        engine=run.choice.reason or run.backend.name, precision=kept, engines=report.engine_count, speed=report.speed
+    )
 
 
 def _derived_weights(candidates: Sequence[Candidate]) -> dict[str, NodeDef]:

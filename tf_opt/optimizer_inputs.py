@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tensorflow.core.framework import graph_pb2, tensor_shape_pb2
 
-from tf_opt.engine_selection import select_engines
+from tf_opt.engines.base import EngineBackend
 from tf_opt.errors import InvalidGraphError, InvalidOptionError, did_you_mean
 from tf_opt.feeds import Feed, NormalizedFeed
 from tf_opt.frozen_graph import FrozenGraph, find_tensor
@@ -18,22 +18,16 @@ from tf_opt.precision import require_16_bit, require_precision
 from tf_opt.tensor_info import TensorInfo, node_name
 
 
-def resolve_options(options: Options, frozen: FrozenGraph, disable_fp16: bool) -> Options:
-    """Returns the options with the precision that `disable_fp16` stands for and the tensor name of the mask.
+def resolve_mask(options: Options, frozen: FrozenGraph) -> Options:
+    """Returns the options with the tensor name of the mask that `skip_padding` names.
 
     Args:
         options: The user's options.
         frozen: The graph.
-        disable_fp16: False is short for the fastest 16-bit type, where the options ask for "fp32".
 
     Raises:
-        UnsupportedPrecisionError: The device has no hardware for the precision.
         InvalidOptionError: `skip_padding` names no input.
     """
-    if not disable_fp16 and options.precision == "fp32":
-        options = replace(options, precision=require_16_bit(select_engines(options).backends[0]))
-    elif options.precision not in ("fp32", "auto"):
-        require_precision(options.precision, select_engines(options).backends[0])
     if options.skip_padding is None:
         return options
     mask = find_tensor(frozen.inputs, options.skip_padding)
@@ -44,6 +38,24 @@ def resolve_options(options: Options, frozen: FrozenGraph, disable_fp16: bool) -
             f"{did_you_mean(options.skip_padding, known)} The inputs are: {', '.join(map(repr, known))}."
         )
     return replace(options, skip_padding=mask.name)
+
+
+def resolve_precision(options: Options, backend: EngineBackend, disable_fp16: bool) -> Options:
+    """Returns the options with the precision that `disable_fp16` stands for.
+
+    Args:
+        options: The user's options.
+        backend: What builds the engines.
+        disable_fp16: False is short for the fastest 16-bit type, where the options ask for "fp32".
+
+    Raises:
+        UnsupportedPrecisionError: The device has no hardware for the precision.
+    """
+    if not disable_fp16 and options.precision == "fp32":
+        return replace(options, precision=require_16_bit(backend))
+    if options.precision not in ("fp32", "auto"):
+        require_precision(options.precision, backend)
+    return options
 
 
 def check_graph_def(graph_def: graph_pb2.GraphDef) -> graph_pb2.GraphDef:

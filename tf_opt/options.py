@@ -29,7 +29,8 @@ class Options:
 
     engine: str | Sequence[str] = "auto"
     # Which backend builds the engines; "auto" takes the first of TensorRT, ONNX Runtime on a GPU and OpenVINO that can
-    # run on this machine. Of several names, each engine gets what those before it refuse.
+    # run on this machine; "fastest" optimizes with every one that can, and keeps the result that measures fastest. Of
+    # several names, each engine gets what those before it refuse.
 
     tensorrt: TensorRTSettings | None = None
     # How TensorRT builds and runs its engines: shape profiles, workspace, timing cache. None: the defaults.
@@ -167,15 +168,21 @@ class Options:
 
     def _check_engine(self) -> None:
         named = (self.engine,) if isinstance(self.engine, str) or not isinstance(self.engine, Sequence) else self.engine
+        known = (*engine_names(), "fastest")
         for name in named:
-            if name not in engine_names():
+            if name not in known:
                 raise UnknownEngineError(
-                    f"There is no engine {name!r}; expected one of {', '.join(engine_names())}."
-                    f"{did_you_mean(str(name), engine_names())}"
+                    f"There is no engine {name!r}; expected one of {', '.join(known)}.{did_you_mean(str(name), known)}"
                 )
-        if not named or len(set(named)) < len(named) or (len(named) > 1 and "auto" in named):
+        if not named or len(set(named)) < len(named) or (len(named) > 1 and {"auto", "fastest"} & set(named)):
             raise InvalidOptionError(
-                f"engine is {self.engine!r}; expected one name, or a list of different ones without 'auto'."
+                f"engine is {self.engine!r}; expected one name, or a list of different ones without 'auto' and "
+                "'fastest'."
+            )
+        if self.engine == "fastest" and self.adopt != "measured":
+            raise InvalidOptionError(
+                f"engine is 'fastest' and adopt is {self.adopt!r}; what is fastest has to be measured: leave adopt at "
+                "'measured', or name an engine."
             )
         if self.tensorrt is not None and type(self.tensorrt).__name__ != "TensorRTSettings":
             raise InvalidOptionError(

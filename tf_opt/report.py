@@ -160,6 +160,23 @@ class PrecisionAttempt:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EngineAttempt:
+    """One engine that `engine="fastest"` tried.
+
+    Attributes:
+        engine: Its name, with the device where there are several.
+        precision: What its engines computed in.
+        engines: How many segments it ran.
+        speed: See `OptimizationReport.speed`.
+    """
+
+    engine: str
+    precision: str
+    engines: int
+    speed: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class OptimizationReport:
     """The whole story of one optimization, or of an analysis that built nothing.
 
@@ -168,6 +185,7 @@ class OptimizationReport:
         engine_choice: Why that engine was taken, where the user left the choice open.
         precision: What was asked for.
         attempts: The precisions that were tried, in order.
+        engines_tried: The engines that were tried, where the fastest was asked for.
         from_cache: Whether an earlier run on the same model, feeds and options decided this.
         compute_nodes: Nodes after the passes that compute something (no constants, placeholders or no-ops).
         original_nodes: Nodes of the given graph.
@@ -189,6 +207,7 @@ class OptimizationReport:
     original_nodes: int
     precision: str = "fp32"
     attempts: tuple[PrecisionAttempt, ...] = ()
+    engines_tried: tuple[EngineAttempt, ...] = ()
     from_cache: bool = False
     segments: tuple[SegmentReport, ...] = ()
     refused: tuple[RefusedNode, ...] = ()
@@ -221,6 +240,14 @@ class OptimizationReport:
     def coverage(self) -> float:
         """Share of the compute nodes that are in segments, 0 to 1."""
         return self.nodes_in_segments / self.compute_nodes if self.compute_nodes else 0.0
+
+    @property
+    def speed(self) -> float:
+        """Geometric mean of the time ratios to the original over all measured feeds; 1 where no engine was adopted."""
+        ratios = [measurement.ratio for measurement in self.measurements if measurement.ratio > 0]
+        if not self.engine_count or not ratios:
+            return 1.0
+        return math.exp(sum(map(math.log, ratios)) / len(ratios))
 
     @property
     def patterns(self) -> dict[str, int]:
@@ -269,7 +296,10 @@ class OptimizationReport:
         parts: list[Any] = [
             Text(f"{nodes} in {len(self.segments)} segments, {self.engine_count} run by {self.engine}"),
         ]
-        if self.engine_choice:
+        if self.engines_tried:
+            tried = ", ".join(f"{each.engine} {each.precision} {each.speed:.2f}" for each in self.engines_tried)
+            parts.append(Text(f"Engines tried, original / optimized: {tried}"))
+        elif self.engine_choice:
             parts.append(Text(f"Engine: {self.engine_choice}"))
         if self.segments:
             parts.append(self._segment_table())
