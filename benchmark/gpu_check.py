@@ -47,6 +47,19 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=["bert-base", "bert-large"])
     parser.add_argument("--engines", nargs="+", default=["*"], metavar="NAME", help="names or patterns; see --list")
     parser.add_argument("--points", nargs="+", type=point, default=list(POINTS), metavar="BxS", help="in this order")
+    parser.add_argument(
+        "--tuned-points",
+        type=int,
+        default=4,
+        help="of the points, the first so many have a TensorRT profile of their own",
+    )
+    parser.add_argument(
+        "--tactic-sources",
+        nargs="*",
+        metavar="NAME",
+        help="libraries that TensorRT's kernels may come from (default: its own choice); none where nothing follows, "
+        "for installations without cuBLAS and cuDNN",
+    )
     parser.add_argument("--budget-seconds", type=float, default=540.0, help="for everything, loading included")
     parser.add_argument("--seconds-a-point", type=float, default=2.0, help="of timed runs of each engine in each way")
     parser.add_argument("--runs", type=int, default=200, help="most runs of each engine at a point, in each way")

@@ -31,8 +31,9 @@ def own_optimizations(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.
     """Where this test's optimizations are kept, so that none finds the result of another or of the developer."""
     folder = tmp_path_factory.getbasetemp() / "caches" / str(next(_test_numbers))
     # Not imported for it: tests of what an import loads must not find TensorFlow loaded.
-    if (module := sys.modules.get("tf_opt.optimization_cache")) is not None:
-        monkeypatch.setattr(module, "cache_directory", lambda: folder)
+    for name in ("tf_opt.optimization_cache", "tf_opt.engines.tensorrt.stored_files"):
+        if (module := sys.modules.get(name)) is not None:
+            monkeypatch.setattr(module, "cache_directory", lambda: folder)
     return folder
 
 

@@ -16,6 +16,7 @@ import pytest
 from rich.console import Console
 
 import tf_opt
+from tests.simulators.tensorrt.fixture import simulated_tensorrt
 from tf_opt import doctor_findings as look
 from tf_opt.doctor import Diagnosis, main
 from tf_opt.engines.tensorrt import cuda
@@ -300,6 +301,15 @@ def test_broken_package_is_reported(error: Exception, monkeypatch: pytest.Monkey
     assert not found.usable
     assert str(error) in found.reason
     assert found.fix == "pip install --force-reinstall it"
+
+
+def test_simulated_tensorrt_is_found() -> None:
+    with simulated_tensorrt("10.16", gpu_name="NVIDIA H200"):
+        found = {each.label: each for each in look.engine_findings()}["tensorrt"]
+        gpu = by_name(look.gpu_findings())
+    assert found.usable
+    assert found.precisions == {"fp32": None, "fp16": None, "bf16": None, "int8": None}
+    assert gpu["GPU 0"].text == "NVIDIA H200, compute capability 9.0"
 
 
 # The result.

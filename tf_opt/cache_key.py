@@ -67,7 +67,7 @@ def cache_key(
         calibration: What "int8" is calibrated with.
         options: The options, resolved.
         opset: ONNX opset of the exported segments.
-        engine: Name of the backend.
+        engine: Identity of the backends.
     """
     try:
         stated = {

@@ -267,7 +267,7 @@ class _Run:
                 calibration=calibration,
                 options=self.options,
                 opset=self.opset,
-                engine=" ".join(backend.name for backend in self.choice.backends),
+                engine=", ".join(backend.identity for backend in self.choice.backends),
             )
 
     def decide(

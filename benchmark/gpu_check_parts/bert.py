@@ -71,6 +71,14 @@ def random_weights(config: Mapping[str, int], seed: int = 0) -> Weights:
     return weights
 
 
+def weight_bytes(config: Mapping[str, int]) -> int:
+    """Returns how many bytes the weights are, without making them."""
+    hidden, inner = config["hidden_size"], config["intermediate_size"]
+    embeddings = (config["vocab_size"] + config["max_position_embeddings"] + config["type_vocab_size"] + 2) * hidden
+    layer = 4 * hidden * (hidden + 1) + 2 * hidden * inner + inner + hidden + 4 * hidden
+    return 4 * (embeddings + config["num_hidden_layers"] * layer + hidden * (hidden + 1))
+
+
 def layer_names(config: Mapping[str, int]) -> list[str]:
     """Returns what the names of each layer's weights begin with."""
     return [f"layer_{index}" for index in range(config["num_hidden_layers"])]
@@ -86,13 +94,17 @@ def graph_def(config: Mapping[str, int], weights: Weights) -> Any:
     hidden, heads = config["hidden_size"], config["num_attention_heads"]
     size = hidden // heads
 
+    def weight(name: str) -> Any:
+        # A constant would be copied by each step of making the graph; see _fill_in.
+        return tf.compat.v1.placeholder(tf.float32, weights[name].shape, name)
+
     def dense(x: Any, name: str) -> Any:
-        product = tf.tensordot(x, tf.constant(weights[f"{name}/kernel"]), [[len(x.shape) - 1], [0]])
-        return tf.nn.bias_add(product, tf.constant(weights[f"{name}/bias"]))
+        product = tf.tensordot(x, weight(f"{name}/kernel"), [[len(x.shape) - 1], [0]])
+        return tf.nn.bias_add(product, weight(f"{name}/bias"))
 
     def layer_norm(x: Any, name: str) -> Any:
         mean, variance = tf.nn.moments(x, [-1], keepdims=True)
-        gamma, beta = tf.constant(weights[f"{name}/gamma"]), tf.constant(weights[f"{name}/beta"])
+        gamma, beta = weight(f"{name}/gamma"), weight(f"{name}/beta")
         return tf.nn.batch_normalization(x, mean, variance, beta, gamma, EPSILON)
 
     with tf.Graph().as_default() as graph:
@@ -105,8 +117,8 @@ def graph_def(config: Mapping[str, int], weights: Weights) -> Any:
         def split_heads(x: Any) -> Any:
             return tf.transpose(tf.reshape(x, [batch, length, heads, size]), [0, 2, 1, 3])
 
-        x = tf.gather(tf.constant(weights["word"]), ids) + tf.gather(tf.constant(weights["type"]), types)
-        x = layer_norm(x + tf.gather(tf.constant(weights["position"]), tf.range(length)), "embeddings")
+        x = tf.gather(weight("word"), ids) + tf.gather(weight("type"), types)
+        x = layer_norm(x + tf.gather(weight("position"), tf.range(length)), "embeddings")
         masked = (1.0 - tf.cast(mask[:, None, None, :], tf.float32)) * MASKED
         for layer in layer_names(config):
             query, key, value = (split_heads(dense(x, f"{layer}/{name}")) for name in ("query", "key", "value"))
@@ -118,4 +130,21 @@ def graph_def(config: Mapping[str, int], weights: Weights) -> Any:
             x = layer_norm(x + dense(inner, f"{layer}/output"), f"{layer}/output")
         tf.identity(x, "Identity")
         tf.identity(tf.tanh(dense(x[:, 0], "pooler")), "Identity_1")
-    return graph.as_graph_def()
+    return _fill_in(graph.as_graph_def(), weights)
+
+
+def _fill_in(graph_def: Any, weights: Weights) -> Any:
+    """Turns the placeholders of weights into constants, in place."""
+    for node in graph_def.node:
+        if node.name in weights:
+            values = weights[node.name]
+            dtype = node.attr["dtype"].type
+            node.op = "Const"
+            node.attr.clear()
+            node.attr["dtype"].type = dtype
+            tensor = node.attr["value"].tensor
+            tensor.dtype = dtype
+            for size in values.shape:
+                tensor.tensor_shape.dim.add(size=size)
+            tensor.tensor_content = values.tobytes()
+    return graph_def

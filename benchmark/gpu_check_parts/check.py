@@ -14,13 +14,13 @@ import numpy as np
 from bert_flops import bert_flops
 from peer_workers import schedule
 from peer_workers.model_files import write_feeds
-from peer_workers.process import PeerUnavailableError, Worker, WorkerError
+from peer_workers.process import PeerUnavailableError, Worker, WorkerError, WorkerTimeoutError
 from peer_workers.protocol import OUTPUTS, read_feeds
 
 from gpu_check_parts.accuracy import output_error, too_far
-from gpu_check_parts.bert import MODELS
+from gpu_check_parts.bert import MODELS, weight_bytes
 from gpu_check_parts.catalog import ENGINES, REFERENCE, EngineSpec
-from gpu_check_parts.machine import absent_packages, describe_machine
+from gpu_check_parts.machine import absent_packages, available_memory, describe_machine
 from gpu_check_parts.service import CHECKED_ROWS
 from tf_opt.files import write_text
 
@@ -30,8 +30,8 @@ ROUNDS = 5
 SLOWEST_RUN_SECONDS = 2.0
 """What takes longer at a point is not timed there: it would use up the others' time."""
 
-SHARE_FOR_LOADING = 0.6
-"""Of a model's time; engines that are not loaded by then are left out."""
+SHARE_FOR_LOADING, SHARE_FOR_ONE_TO_FINISH = 0.6, 0.85
+"""Of a model's time. No engine begins to load after the first, or goes on loading after the second."""
 
 PAUSE_AFTER_CPU_SECONDS = 0.08
 """Before the next worker: threads of ONNX Runtime on the CPU wait for more work by spinning for about 50 ms."""
@@ -87,18 +87,26 @@ class Check:
         workers: dict[str, Worker] = {}
         say(f"{model}: {until - time.monotonic():.0f} s")
         try:
-            loading_ends = time.monotonic() + SHARE_FOR_LOADING * (until - time.monotonic())
+            started = time.monotonic()
+            loading_ends = started + SHARE_FOR_LOADING * (until - started)
+            last_one_ends = started + SHARE_FOR_ONE_TO_FINISH * (until - started)
             for spec in specs:
                 if spec.name != REFERENCE and time.monotonic() > loading_ends:
                     self.leave_out(spec.name, "no time left to load it")
                     continue
-                self.load(spec, folder, workers, loading_ends)
+                # Linux would end a worker at random, and perhaps one that has done nothing.
+                needed = int(spec.copies * weight_bytes(MODELS[model]))
+                if (available := available_memory()) < needed:
+                    reason = (
+                        f"it takes about {needed / 2**30:.1f} GiB of host memory, and {available / 2**30:.1f} are left"
+                    )
+                    self.leave_out(spec.name, reason)
+                    continue
+                self.load(spec, folder, workers, last_one_ends)
                 self.write()
-            if REFERENCE not in workers:
-                self.fail(REFERENCE, "without the original nothing can be compared")
-                return
             for number, (batch, sequence) in enumerate(self.arguments.points):
-                if until - time.monotonic() < LEAST_SECONDS:
+                # Without the original nothing can be compared, and what is not compared is not timed.
+                if REFERENCE not in workers or until - time.monotonic() < LEAST_SECONDS:
                     self.not_measured.append({"model": model, "batch": batch, "sequence": sequence})
                     continue
                 self.check_point(number, folder, workers, batch, sequence)
@@ -118,12 +126,15 @@ class Check:
             spec.name,
             workers,
             "load",
-            # The first engines may take as long as all that is left for loading; none may take more.
             within=max(LEAST_SECONDS, min(self.arguments.answer_seconds, until - started)),
             folder=str(folder),
             threads=self.arguments.threads,
             points=points,
-            options=dict(spec.options),
+            options={
+                **spec.options,
+                "tuned_points": self.arguments.tuned_points,
+                "tactic_sources": self.arguments.tactic_sources,
+            },
         )
         if answer is None:
             return
@@ -138,13 +149,21 @@ class Check:
         self, name: str, workers: dict[str, Worker], do: str, *, within: float | None = None, **arguments: Any
     ) -> dict[str, Any] | None:
         """Asks a worker. One that cannot do it is noted and goes on; one that fails is noted and ended."""
-        limit = min(self.arguments.answer_seconds, max(LEAST_SECONDS, self.seconds_left))
+        limit = max(LEAST_SECONDS, min(self.arguments.answer_seconds, self.seconds_left))
+        limit = limit if within is None else within
         try:
-            return workers[name].ask(do, within=limit if within is None else within, **arguments)
+            return workers[name].ask(do, within=limit, **arguments)
         except PeerUnavailableError as error:
             self.leave_out(name, str(error), what=do)
             if do == "load":
                 workers.pop(name).close()
+        except WorkerTimeoutError as error:
+            # Less than it is entitled to: the budget's fault, and none of its own.
+            if limit < self.arguments.answer_seconds and name != REFERENCE:
+                self.leave_out(name, f"{error}; there was no more time left", what=do)
+            else:
+                self.fail(name, str(error))
+            workers.pop(name).close()
         except WorkerError as error:
             self.fail(name, str(error))
             workers.pop(name).close()

@@ -26,7 +26,10 @@ CALIBRATION_FEEDS, CALIBRATION_LENGTH = 8, 128
 
 
 class GraphPeer(SessionPeer, TimedPeer):
-    """Options: "engine" (None for the original on the CPU), "precision", and "gpu": whether it has to be on one."""
+    """Options: "engine" (None for the original on the CPU), "precision", and "gpu": whether it has to be on one.
+
+    For TensorRT also "tuned_points", and "tactic_sources" or None; see `tensorrt_settings`.
+    """
 
     def load(self, folder: Path, threads: int, points: Points, options: Mapping[str, Any]) -> dict[str, Any]:
         """See `Peer.load`."""
@@ -43,6 +46,7 @@ class GraphPeer(SessionPeer, TimedPeer):
             details: dict[str, Any] = {}
         else:
             details = self._optimize(original, config, points, options)
+        del original  # A Session makes copies enough.
         self.open(self._graph_def, session)
         return {"tensorflow": tf.__version__, **details}
 
@@ -54,8 +58,14 @@ class GraphPeer(SessionPeer, TimedPeer):
         length = min(CALIBRATION_LENGTH, config["max_position_embeddings"])
         calibration = tf_opt.random_feeds(frozen, batch=1, sequence=length, count=CALIBRATION_FEEDS)
         # Adopted without a comparison, which the check makes itself. Not from the cache: how long it takes is shown.
+        settings = tensorrt_settings(points, options) if options["engine"] == "tensorrt" else None
         optimizer = tf_opt.Tf2TrtOpt(
-            engine=options["engine"], precision=options["precision"], adopt="always", cache=False, progress=False
+            engine=options["engine"],
+            precision=options["precision"],
+            tensorrt=settings,
+            adopt="always",
+            cache=False,
+            progress=False,
         )
         started = time.perf_counter()
         try:
@@ -103,6 +113,29 @@ class GraphPeer(SessionPeer, TimedPeer):
             return found
 
         return self._device_runs.times(fetch, runs)
+
+    def close(self) -> None:
+        """Ends the Session, and with it its engines. A worker that ends has no need of it."""
+        if self._device_runs is not None:
+            self._device_runs.close()
+        self._session.close()
+        del self._session, self._function
+
+
+def tensorrt_settings(points: Points, options: Mapping[str, Any]) -> tf_opt.TensorRTSettings:
+    """Returns settings with one profile for each of the first points, and one for the range of all of them.
+
+    Each profile makes the build longer, so that not every point can have its own.
+    """
+    tuned = [(tuple(each),) * 3 for each in points[: options.get("tuned_points", len(points))]]
+    sides = [list(side) for side in zip(*points, strict=True)]
+    smallest, largest = tuple(map(min, sides)), tuple(map(max, sides))
+    ranges = [*tuned, (smallest, tuple(points[0]), largest)]
+    return tf_opt.TensorRTSettings(
+        # The other inputs have the same shape.
+        profiles=[{INPUTS[0]: each} for each in dict.fromkeys(ranges)],
+        tactic_sources=options.get("tactic_sources"),
+    )
 
 
 def _require_gpu(engine: str) -> None:

@@ -55,6 +55,14 @@ def _describe_gpu() -> dict[str, Any]:
     return found
 
 
+def available_memory() -> int:
+    """Returns how many bytes of host memory the machine can still give to processes."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
 def absent_packages(names: tuple[str, ...]) -> list[str]:
     """Returns those of the packages that are not installed; none is imported."""
     return [name for name in names if importlib.util.find_spec(name) is None]

@@ -61,6 +61,16 @@ PEERS = (
         PeerSpec(name=f"tf_opt-{each}", precision=each, module="tf_opt_graph", options={"precision": each}, copies=10.0)
         for each in ("fp32", "fp16", "bf16", "int8", "auto")
     ),
+    *(
+        PeerSpec(
+            name=f"tf_opt-onnxruntime-{each}",
+            precision=each,
+            module="tf_opt_graph",
+            options={"precision": each, "engine": "onnxruntime"},
+            copies=10.0,
+        )
+        for each in ("fp32", "int8")
+    ),
     _onnxruntime("onnxruntime", "fp32"),
     _onnxruntime("onnxruntime-optimizer", "fp32", optimizer=True),
     _onnxruntime("onnxruntime-int8", "int8", optimizer=True, int8=True),

@@ -24,6 +24,10 @@ class WorkerError(RuntimeError):
     """A worker failed at what it was asked for, or is gone."""
 
 
+class WorkerTimeoutError(WorkerError):
+    """A worker did not answer within the time that it had."""
+
+
 class PeerUnavailableError(RuntimeError):
     """A peer cannot run here; the message is the reason."""
 
@@ -91,7 +95,9 @@ class Worker:
             # One answer for one request, so nothing can be waiting in Python's buffer beside the pipe.
             if not select.select([stdout], [], [], within)[0]:
                 self._process.kill()
-                raise WorkerError(f"{self.spec.name} did not answer {do!r} within {within:.0f} s; see {self._log}")
+                raise WorkerTimeoutError(
+                    f"{self.spec.name} did not answer {do!r} within {within:.0f} s; see {self._log}"
+                )
             line = stdout.readline()
         except BrokenPipeError:
             line = b""

@@ -25,7 +25,7 @@ MEASURED_RUNS = 22
 
 
 class TfOptPeer(SessionPeer):
-    """Option "precision": that of Tf2TrtOpt."""
+    """Options "precision" and "engine": those of Tf2TrtOpt."""
 
     def load(self, folder: Path, threads: int, points: Points, options: Mapping[str, Any]) -> dict[str, Any]:
         """See `Peer.load`."""
@@ -36,6 +36,7 @@ class TfOptPeer(SessionPeer):
         # Adopted without a comparison, which the benchmark makes itself; "auto" cannot choose without one. Not from the
         # cache: a result that was measured on another day is none of this run.
         optimizer = tf_opt.Tf2TrtOpt(
+            engine=options.get("engine", "auto"),
             precision=precision,
             adopt="measured" if precision == "auto" else "always",
             specialize_after=0,

@@ -1,4 +1,4 @@
-"""The GPU check: its BERT, what it refuses, what it survives, and the whole of it without a GPU."""
+"""The GPU check: what it refuses, what it survives, and the whole of it without a GPU."""
 
 from __future__ import annotations
 
@@ -16,96 +16,10 @@ from gpu_check_parts import bert, catalog, check
 from gpu_check_parts.accuracy import output_error, too_far
 from gpu_check_parts.tables import markdown
 from peer_workers.catalog import PeerSpec
-from peer_workers.process import PeerUnavailableError, Worker, WorkerError
+from peer_workers.process import PeerUnavailableError, Worker, WorkerError, WorkerTimeoutError
 from peer_workers.protocol import OUTPUTS
 
 POINTS = [(1, 8), (3, 16)]
-
-
-# The BERT.
-
-
-def bert_by_hand(weights: bert.Weights, ids: Any, mask: Any, types: Any, heads: int) -> tuple[Any, Any]:
-    """BERT in float64, written from its definition."""
-    from math import erf
-
-    w = {name: values.astype(np.float64) for name, values in weights.items()}
-    batch, length = ids.shape
-
-    def norm(x: Any, name: str) -> Any:
-        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + bert.EPSILON)
-        return x * w[f"{name}/gamma"] + w[f"{name}/beta"]
-
-    def dense(x: Any, name: str) -> Any:
-        return x @ w[f"{name}/kernel"] + w[f"{name}/bias"]
-
-    def split(x: Any) -> Any:
-        return x.reshape(batch, length, heads, -1).swapaxes(1, 2)
-
-    x = norm(w["word"][ids] + w["type"][types] + w["position"][:length], "embeddings")
-    for layer in (name.partition("/")[0] for name in weights if name.endswith("/query/kernel")):
-        query, key, value = (split(dense(x, f"{layer}/{name}")) for name in ("query", "key", "value"))
-        scores = query @ key.swapaxes(2, 3) / np.sqrt(query.shape[-1]) - 10000.0 * (1 - mask[:, None, None, :])
-        exponentials = np.exp(scores - scores.max(-1, keepdims=True))
-        context = (exponentials / exponentials.sum(-1, keepdims=True)) @ value
-        x = norm(x + dense(context.swapaxes(1, 2).reshape(x.shape), f"{layer}/attention"), f"{layer}/attention")
-        inner = dense(x, f"{layer}/inner")
-        inner = 0.5 * inner * (1 + np.vectorize(erf)(inner / np.sqrt(2)))
-        x = norm(x + dense(inner, f"{layer}/output"), f"{layer}/output")
-    return x, np.tanh(dense(x[:, 0], "pooler"))
-
-
-def test_graph_is_bert() -> None:
-    import tensorflow as tf
-
-    weights = bert.random_weights(bert.TINY)
-    random = np.random.default_rng(0)
-    ids = random.integers(0, bert.TINY["vocab_size"], (2, 7)).astype(np.int32)
-    mask = np.array([[1] * 7, [1] * 4 + [0] * 3], np.int32)
-    types = random.integers(0, 2, (2, 7)).astype(np.int32)
-    with tf.Graph().as_default() as graph:
-        tf.import_graph_def(bert.graph_def(bert.TINY, weights), name="")
-        with tf.compat.v1.Session(graph=graph) as session:
-            feed = {"input_ids:0": ids, "attention_mask:0": mask, "token_type_ids:0": types}
-            found = session.run(["Identity:0", "Identity_1:0"], feed)
-    wanted = bert_by_hand(weights, ids, mask, types, bert.TINY["num_attention_heads"])
-    for left, right in zip(found, wanted, strict=True):
-        np.testing.assert_allclose(left, right, atol=1e-5)
-
-
-def test_graph_has_the_forms_that_engines_fuse() -> None:
-    import tf_opt
-    from tf_opt.graph_checks import frozen_from_graph_def
-
-    graph = frozen_from_graph_def(bert.graph_def(bert.TINY, bert.random_weights(bert.TINY)), ["Identity", "Identity_1"])
-    optimizer = tf_opt.Tf2TrtOpt(engine="openvino", adopt="always", cache=False)
-    optimizer.optimize(graph, tf_opt.random_feeds(graph, batch=1, sequence=8))
-    [segment] = optimizer.report.segments
-    assert segment.adopted
-    assert dict(segment.patterns) == {"attention": 2, "layer_normalization": 5, "gelu": 2}
-
-
-def test_weights_are_the_same_in_each_process() -> None:
-    first, second = bert.random_weights(bert.TINY), bert.random_weights(bert.TINY)
-    assert all(np.array_equal(first[name], second[name]) for name in first)
-    assert not np.array_equal(first["layer_0/query/kernel"], first["layer_1/query/kernel"])
-    assert {values.dtype.name for values in first.values()} == {"float32"}
-
-
-@pytest.mark.parametrize(("model", "millions"), [(bert.BASE, 109.5), (bert.LARGE, 335.1)])
-def test_sizes_are_the_real_ones(model: dict[str, int], millions: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Counting:
-        """Makes views of one number instead of a gigabyte."""
-
-        def standard_normal(self, shape: tuple[int, ...], dtype: Any) -> Any:
-            return np.broadcast_to(np.zeros((), dtype), shape)
-
-    sizes: list[int] = []
-    monkeypatch.setattr(np.random, "default_rng", lambda seed: Counting())
-    for name, values in bert.random_weights({**model, "vocab_size": 2, "num_hidden_layers": 1}).items():
-        sizes.append(values.size * (model["num_hidden_layers"] if name.startswith("layer_") else 1))
-    words = (model["vocab_size"] - 2) * model["hidden_size"]
-    assert (sum(sizes) + words) / 1e6 == pytest.approx(millions, abs=0.05)
 
 
 # What is asked for.
@@ -202,6 +116,8 @@ class ScriptedWorker:
         ScriptedWorker.clock += self.duration.get(do, 0.0)
         if self.name == f"crashes-at-{do}":
             raise WorkerError("it ended with status -11")
+        if self.name == f"hangs-at-{do}":
+            raise WorkerTimeoutError(f"it did not answer within {within:.0f} s")
         if self.name == f"cannot-{do}":
             raise PeerUnavailableError("there is no such hardware")
         if do == "outputs":
@@ -252,6 +168,8 @@ def scripted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
             "runs": 20,
             "answer_seconds": 100.0,
             "threads": 1,
+            "tuned_points": 1,
+            "tactic_sources": None,
             "seed": 0,
             "folder": tmp_path,
             "output": tmp_path / "out.json",
@@ -299,6 +217,25 @@ def test_one_that_crashes_does_not_end_the_others(scripted: Any) -> None:
     assert {name for name, *_ in measured(content)} == {"engine", "crashes-at-device"}
     assert len([row for row in content["rows"] if row["engine"] == "engine"]) == 4
     assert sorted(ScriptedWorker.closed) == sorted([*names, "engine", catalog.REFERENCE])
+
+
+def test_one_that_hangs_failed_unless_the_budget_was_at_fault(scripted: Any) -> None:
+    status, content = scripted("hangs-at-load", "hangs-at-burst", "engine", answer_seconds=100.0, budget_seconds=1000.0)
+    assert status == 1
+    assert [each["engine"] for each in content["failed"]] == ["hangs-at-load", "hangs-at-burst"]
+    status, content = scripted("hangs-at-load", "hangs-at-burst", "engine", answer_seconds=100.0, budget_seconds=50.0)
+    assert status == 0
+    assert content["left_out"]["bert-tiny"].keys() == {"hangs-at-load", "hangs-at-burst (burst)"}
+    assert len([row for row in content["rows"] if row["engine"] == "engine"]) == 4
+
+
+def test_what_does_not_fit_into_memory_is_left_out(scripted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    rooms = iter([10**12, 1000, 10**12])
+    monkeypatch.setattr(check, "available_memory", lambda: next(rooms))
+    status, content = scripted("large", "engine")
+    assert status == 0
+    assert "GiB of host memory" in content["left_out"]["bert-tiny"]["large"]
+    assert {name for name, *_ in measured(content)} == {"engine"}
 
 
 def test_wrong_outputs_are_not_timed(scripted: Any) -> None:
@@ -355,7 +292,24 @@ def test_nothing_is_compared_without_the_original(scripted: Any, monkeypatch: py
     monkeypatch.setattr(check, "REFERENCE", "crashes-at-load")
     status, content = scripted("engine")
     assert status == 1
-    assert content["rows"] == []
+    assert content["rows"] == content["accuracy"] == []
+    assert len(content["not_measured"]) == len(POINTS)
+
+
+def test_nothing_is_timed_after_the_original_is_gone(scripted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask = ScriptedWorker.ask
+
+    def ask_once(worker: ScriptedWorker, do: str, **arguments: Any) -> dict[str, Any]:
+        if worker.name == catalog.REFERENCE and "3x16" in arguments.get("feeds", ""):
+            raise WorkerError("it ended with status -9")
+        return ask(worker, do, **arguments)
+
+    monkeypatch.setattr(ScriptedWorker, "ask", ask_once)
+    status, content = scripted("engine", points=[*POINTS, (2, 8)])
+    assert status == 1
+    assert {row["batch"] for row in content["rows"]} == {1}
+    assert [entry["batch"] for entry in content["accuracy"]] == [1]
+    assert content["not_measured"] == [{"model": "bert-tiny", "batch": 2, "sequence": 8}]
 
 
 def test_absent_packages_are_listed(scripted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -374,7 +328,7 @@ def test_a_worker_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.Monkey
     spec = PeerSpec(name="hangs", precision="fp32", module="workers_of_a_test.hangs")
     with (
         Worker(spec, Path(sys.executable), 1, tmp_path / "log") as worker,
-        pytest.raises(WorkerError, match="did not answer 'load' within 1 s"),
+        pytest.raises(WorkerTimeoutError, match="did not answer 'load' within 1 s"),
     ):
         worker.ask("load", within=1.0)
 
@@ -393,38 +347,6 @@ def test_tables() -> None:
 
 
 # The whole of it.
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("version", "precision"), [("10.0", "fp32"), ("10.16", "fp16"), ("11.4", "int8")])
-def test_simulated_tensorrt_is_right_with_and_without_host_copies(version: str, precision: str, tmp_path: Path) -> None:
-    from gpu_check_parts.graph_worker import GraphPeer
-    from peer_workers.model_files import write_feeds
-    from peer_workers.protocol import read_feeds
-
-    from tests.simulators.tensorrt.fixture import simulated_tensorrt
-
-    (tmp_path / "config.json").write_text(json.dumps(bert.TINY))
-    with simulated_tensorrt(version):
-        original, engine = GraphPeer(), GraphPeer()
-        original.load(tmp_path, 1, POINTS, {"engine": None, "precision": "fp32", "gpu": False})
-        details = engine.load(tmp_path, 1, POINTS, {"engine": "tensorrt", "precision": precision, "gpu": True})
-        assert [text.partition(" ")[0] for text in details["engines"]] == ["tensorrt"]
-        for batch, sequence in POINTS:
-            write_feeds(tmp_path / "feeds.npz", bert.TINY, batch, sequence, 1)
-            feeds = read_feeds(str(tmp_path / "feeds.npz"))
-            outputs = []
-            for peer in (original, engine):
-                peer.prepare(feeds, 0.0)
-                outputs.append(dict(zip(OUTPUTS, peer.arrays(peer.run("check")), strict=True)))
-            error, cosine = output_error(outputs[1], outputs[0], feeds["check"]["attention_mask"] > 0)
-            assert too_far(precision, error, cosine) is None
-            seconds, back_to_back, difference = engine.device_times("0", 2)
-            assert len(seconds) == 2
-            assert back_to_back > 0
-            assert difference == 0.0
-        assert engine._device_runs is not None
-        engine._device_runs.close()
 
 
 @pytest.mark.slow

@@ -80,7 +80,7 @@ class TakenOutputs:
 
     def __init__(self) -> None:
         self.arrays: dict[int, Array] = {}
-        self.owners: dict[int, object] = {}
+        self.owners: dict[int, Any] = {}
 
     def allocate(self, index: int, shape: Sequence[int], dtype: npt.DTypeLike) -> Array:
         """Returns memory full of garbage."""

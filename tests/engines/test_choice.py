@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.simulators.tensorrt.fixture import simulated_tensorrt
 from tf_opt import engines, errors
 from tf_opt.engines.tensorrt import cuda
 
@@ -78,6 +79,14 @@ def test_onnxruntime_on_cuda_where_tensorrt_is_absent(machine: Machine) -> None:
     assert GPU in choice.reason
     assert [name for name, _ in choice.rejected] == ["tensorrt"]
     assert "pip install tensorrt" in choice.rejected[0][1]
+
+
+def test_each_engine_for_a_gpu_names_its_own_package(machine: Machine) -> None:
+    machine.gpu = True
+    machine.installed = {"openvino"}
+    reasons = dict(engines.choose_backend().rejected)
+    assert reasons["tensorrt"].endswith("pip install tensorrt")
+    assert reasons["onnxruntime (cuda)"].endswith("pip install onnxruntime-gpu")
 
 
 def test_openvino_where_no_engine_can_use_the_gpu(machine: Machine) -> None:
@@ -151,6 +160,13 @@ def test_choice_on_this_machine_is_one_that_runs() -> None:
     choice = engines.choose_backend("auto")
     assert choice.backend.unavailable_reason() is None
     assert type(engines.create_backend("auto")) is type(choice.backend)
+
+
+def test_simulated_tensorrt_is_taken() -> None:
+    with simulated_tensorrt("10.16", gpu_name=GPU):
+        choice = engines.choose_backend()
+    assert (choice.label, choice.rejected) == ("tensorrt", ())
+    assert GPU in choice.reason
 
 
 def test_choice_by_name() -> None:

@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 
 import tf_opt
+from tests.simulators.tensorrt.fixture import simulated_tensorrt
 from tests.small_graphs import engine_nodes, feed, mlp, run_graph_def, two_towers
 from tf_opt import errors
 from tf_opt.engine_selection import select_engines
@@ -193,6 +194,14 @@ def test_second_run_builds_nothing(engine, tmp_path, monkeypatch):
     assert first.SerializeToString(deterministic=True) == second.SerializeToString(deterministic=True)
 
 
+def test_result_of_another_version_is_not_taken_from_the_cache(tmp_path):
+    for version in ("10.16", "11.4", "10.16"):
+        with simulated_tensorrt(version):
+            _, report = optimize(mlp(), ["y:0"], [feed()], "tensorrt", cache_dir=tmp_path)
+        assert all(f"tensorrt {version}" in segment.library for segment in report.segments)
+    assert report.from_cache
+
+
 @pytest.fixture(scope="module")
 def bert() -> tf_opt.FrozenGraph:
     return tf_opt.freeze_keras(bert_models.random_bert(**SIZES, intermediate_size=128))
@@ -208,7 +217,7 @@ def cosine(frozen: tf_opt.FrozenGraph, optimized: tf_opt.FrozenGraph, given: Any
 def test_fewer_bits(engine, bert, precision, limit):
     feeds = [tf_opt.random_feeds(bert, batch=2, sequence=sequence, seed=sequence)[0] for sequence in (9, 12)]
     optimizer = tf_opt.Tf2TrtOpt(engine=engine, precision=precision, adopt="always", strict=True, progress=False)
-    if available_precisions(select_engines(Options(engine=engine)).backends[0])[precision]:
+    if available_precisions(select_engines(Options(engine=engine))[0].backends[0])[precision]:
         with pytest.raises(errors.UnsupportedPrecisionError, match=precision):
             optimizer.optimize(bert, feeds)
         return

@@ -188,6 +188,16 @@ def test_shapes_that_depend_on_values(driver: Driver) -> None:
         np.testing.assert_array_equal(sums, x + 1)
 
 
+def test_an_input_that_is_an_output(driver: Driver) -> None:
+    nodes = [helper.make_node("Relu", ["input_0"], ["output_0"])]
+    engine = engine_of(driver, model_of(nodes, {"input_0": (FLOAT, ["n"])}, {"output_0": FLOAT, "input_0": FLOAT}))
+    for value in (-1, -2, -3):
+        x = np.full(3, value, np.float32)
+        computed, passed = run(engine, x)
+        np.testing.assert_array_equal(passed, x)
+        np.testing.assert_array_equal(computed, 0 * x)
+
+
 def test_empty_tensors(driver: Driver) -> None:
     engine = engine_of(driver, relu_model(), WEIGHTS)
     for _ in range(2):

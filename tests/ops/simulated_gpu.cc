@@ -149,12 +149,17 @@ class Stream : public stream_executor::Stream {
   stream_executor::RocmComputeCapability GetRocmComputeCapability() const override {
     return stream_executor::RocmComputeCapability("");
   }
+#if __has_include("xla/stream_executor/sycl/oneapi_compute_capability.h")  // Not before 2.21.
   stream_executor::OneAPIComputeCapability GetOneAPIComputeCapability() const override {
     return {};
   }
+#endif
   std::variant<stream_executor::StreamPriority, int> priority() const override { return 0; }
-  const std::string& GetName() const override { return name_; }
-  void SetName(std::string name) override { name_ = std::move(name); }
+  // TensorFlow 2.18 calls them otherwise.
+  const std::string& GetName() const { return name_; }
+  void SetName(std::string name) { name_ = std::move(name); }
+  absl::string_view name() const { return name_; }
+  void set_name(absl::string_view name) { name_ = std::string(name); }
 
  private:
   static absl::Status No() { return absl::UnimplementedError("not simulated"); }
@@ -200,8 +205,7 @@ class Context : public DeviceContext {
 
   void CopyTensorInSameDevice(const Tensor* from, Device*, Tensor* to,
                               tensorflow::StatusCallback done) const override {
-    Copy(from, Memory::Get().Reach(to->data()), Memory::Get().Reach(from->data()),
-         std::move(done));
+    Copy(from, Memory::Get().Reach(to->data()), Memory::Get().Reach(from->data()), std::move(done));
   }
 
  private:
@@ -225,6 +229,7 @@ class Gpu : public Device {
                                 tensorflow::Bytes(kBytes), tensorflow::DeviceLocality())),
         context_(new Context(&stream_)) {
     information_.stream = &stream_;
+    information_.gpu_id = 3;  // The first one that TensorFlow was told to use.
     information_.default_context = context_;
     set_tensorflow_accelerator_device_info(&information_);
     workers_.num_threads = 2;

@@ -117,7 +117,7 @@ def test_the_engine_gets_the_gpus_memory_and_stream() -> None:
         np.testing.assert_array_equal(total, rows(count) + BIAS)
         np.testing.assert_array_equal(bias, BIAS)
 
-    assert DeviceAdd.definitions[-1].device == 0
+    assert DeviceAdd.definitions[-1].device == 3
     assert counters()["runs"] == counters()["device_runs"] == 3
     assert counters()["copied_bytes"] == 0
 
@@ -166,7 +166,7 @@ class HostEcho:
     """Gives its inputs back, through host memory only."""
 
     def __init__(self, definition: EngineDefinition) -> None:
-        assert definition.device == 0
+        assert definition.device == 3
 
     def run(self, inputs: Sequence[Array], outputs: Outputs) -> None:
         if inputs[0].ndim > 3:
@@ -258,11 +258,11 @@ def held_constant(value: Array, *, on_host: bool = False) -> tuple[tf.Tensor, he
     tensor.bytes[:] = value.reshape(-1).view(np.uint8)
     node = tf1.NodeDef(name="held", op="Const")
     node.attr["dtype"].type = tf.as_dtype(value.dtype).as_datatype_enum
+    node.attr["value"].tensor.tensor_shape.CopyFrom(tf.TensorShape(value.shape).as_proto())
     if on_host:
         node.attr["_kernel"].s = held_tensors.HOST_KERNEL_LABEL
     held_tensors.refer(node, tensor)
     (output,) = tf.import_graph_def(tf1.GraphDef(node=[node]), return_elements=["held:0"], name="")
-    output.set_shape(value.shape)
     return output, tensor
 
 

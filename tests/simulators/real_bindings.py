@@ -15,19 +15,22 @@ FULL_VERSIONS = dict(zip(("10.0", "10.16", "11.4"), generate_stubs.VERSIONS, str
 
 
 @functools.cache
-def _made(version: str) -> Path | str:
+def _made(version: str) -> Path | generate_stubs.StubsUnavailableError:
     try:
         return generate_stubs.stubs(version)
     except generate_stubs.StubsUnavailableError as error:
-        return str(error)
+        return error
 
 
 def stubs_or_skip(version: str) -> Path:
-    """Returns the folder with a version's stubs; skips the test where they cannot be made, but not in CI."""
+    """Returns the folder with a version's stubs.
+
+    Where they cannot be made the test is skipped; in CI it fails, unless there are none for this Python.
+    """
     made = _made(version)
     if isinstance(made, Path):
         return made
     reason = f"no stubs of TensorRT {version}: {made}"
-    if os.environ.get("CI"):
+    if os.environ.get("CI") and not isinstance(made, generate_stubs.NoWheelForThisPythonError):
         pytest.fail(reason)
     pytest.skip(reason)

@@ -14,6 +14,7 @@ import pytest
 
 from tests.simulators.real_bindings import stubs_or_skip
 from tests.simulators.tensorrt.generate_stubs import VERSIONS
+from tf_opt.ops import cache_directory
 
 pytestmark = pytest.mark.slow
 
@@ -31,9 +32,10 @@ Check = Callable[[Path, str], str]
 
 
 @pytest.fixture(scope="module")
-def check(tmp_path_factory: pytest.TempPathFactory) -> Check:
+def check() -> Check:
     """Returns what mypy says about the backend in an installed tree, against the stubs of a version."""
-    cache = tmp_path_factory.mktemp("mypy")
+    # Kept between runs: most of the time goes into NumPy's types.
+    cache = cache_directory() / "mypy"
 
     def run(tree: Path, version: str) -> str:
         search = os.pathsep.join((str(tree), str(stubs_or_skip(version))))

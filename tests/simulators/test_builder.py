@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from tests.simulators.tensorrt import models
+from tests.simulators.tensorrt import models, plan
 from tests.simulators.tensorrt.fixture import Simulation
 from tests.simulators.tensorrt.questions import BATCHES, Asked
 
@@ -156,15 +156,15 @@ def test_base_class_has_to_be_initialized(asked: Asked) -> None:
 
 
 def test_serialized_engine_is_a_buffer_and_nothing_else(asked: Asked) -> None:
-    plan = asked.plan(models.dense())
+    memory = asked.plan(models.dense())
 
-    assert len(bytes(plan)) == memoryview(plan).nbytes == plan.nbytes > 0
+    assert len(bytes(memory)) == memoryview(memory).nbytes == memory.nbytes > 0
     with pytest.raises(TypeError):
-        len(plan)
+        len(memory)
     with pytest.raises(TypeError):
-        plan[:4]
+        memory[:4]
     with pytest.raises(AttributeError):
-        plan.decode()
+        memory.decode()
 
 
 def test_rank_above_eight(asked: Asked) -> None:
@@ -252,11 +252,9 @@ def test_damaged_timing_cache(asked: Asked) -> None:
 
 
 def test_foreign_timing_cache_is_refused_unless_told_to_ignore_it(simulation: Simulation, asked: Asked) -> None:
-    from tests.simulators.tensorrt.plan import pack_timing_cache
-
     _, _, config, _ = asked.parsed(models.fixed())
     for version, gpu in (((9, 9), "Simulated GPU"), (simulation.library.version, "Another GPU")):
-        foreign = config.create_timing_cache(pack_timing_cache(version, gpu, ["entry"]))
+        foreign = config.create_timing_cache(plan.pack_timing_cache(version, gpu, ["entry"]))
 
         assert not config.set_timing_cache(foreign, False)
         assert config.set_timing_cache(foreign, True)
@@ -287,3 +285,98 @@ def test_sixteen_bit_values_are_rounded(asked: Asked) -> None:
     product = array.astype(np.float32) @ models.WEIGHTS.astype(ml_dtypes.bfloat16).astype(np.float32)
     wanted = np.maximum(product, 0).astype(ml_dtypes.bfloat16)
     np.testing.assert_array_equal(asked.download(out, (3, 4), ml_dtypes.bfloat16), wanted)
+
+
+def test_unknown_network_flag(asked: Asked) -> None:
+    with pytest.raises(TypeError):
+        asked.trt.Builder(asked.log).create_network(1 << 20)
+
+
+def test_timing_cache_that_is_switched_off(asked: Asked) -> None:
+    builder, network, config, _ = asked.parsed(models.fixed())
+    config.set_flag(asked.trt.BuilderFlag.DISABLE_TIMING_CACHE)
+
+    assert builder.build_serialized_network(network, config) is not None
+    assert config.get_timing_cache() is None
+
+
+def test_empty_network(asked: Asked) -> None:
+    builder = asked.trt.Builder(asked.log)
+
+    assert builder.build_serialized_network(builder.create_network(0), builder.create_builder_config()) is None
+    assert any("empty" in line for line in asked.log.lines)
+
+
+def test_shape_input_of_two_dimensions(asked: Asked) -> None:
+    nodes = [helper.make_node("Reshape", ["s", "flat"], ["sizes"]), helper.make_node("Reshape", ["x", "sizes"], ["y"])]
+    inputs = [("x", FLOAT, ["n", 8]), ("s", TensorProto.INT64, [2, 1])]
+    model = models.model(nodes, inputs, [("y", FLOAT, [None, None])], {"flat": np.array([2])})
+
+    with pytest.raises(AssertionError):
+        asked.engine(model, BATCHES, {"s": ((1, 1), (4, 8), (16, 8))})
+    assert any("at most one dimension" in line for line in asked.log.lines)
+
+
+def test_profile_with_one_name_too_many(asked: Asked) -> None:
+    assert build(asked, models.dense(), {**BATCHES, "nope": BATCHES["x"]}) is None
+
+
+def test_profile_with_too_few_values(asked: Asked) -> None:
+    assert asked.plan(models.reshape(), BATCHES, {"s": ((1,), (8,), (128,))}) is None
+
+
+def test_profile_answers_what_was_set(asked: Asked) -> None:
+    profile = asked.trt.Builder(asked.log).create_optimization_profile()
+    for ask in (profile.get_shape, profile.get_shape_input):
+        with pytest.raises(RuntimeError):
+            ask("x")
+
+    profile.set_shape("x", *BATCHES["x"])
+    profile.set_shape_input("s", [1], [2], [3])
+
+    assert [tuple(shape) for shape in profile.get_shape("x")] == list(BATCHES["x"])
+    assert profile.get_shape_input("s") == [[1], [2], [3]]
+
+
+def test_timing_caches_are_combined(simulation: Simulation, asked: Asked) -> None:
+    def cache(gpu: str, key: str) -> Any:
+        return config.create_timing_cache(plan.pack_timing_cache(simulation.library.version, gpu, [key]))
+
+    _, _, config, _ = asked.parsed(models.fixed())
+    mine, other, foreign = cache("Simulated GPU", "a"), cache("Simulated GPU", "b"), cache("Another GPU", "c")
+
+    assert mine.combine(other, False)
+    assert not mine.combine(foreign, False)
+    assert bytes(mine.serialize()) == plan.pack_timing_cache(simulation.library.version, "Simulated GPU", ["a", "b"])
+    assert mine.combine(foreign, True)
+
+
+def test_settings_that_are_refused(asked: Asked) -> None:
+    _, _, config, _ = asked.parsed(models.fixed())
+
+    config.builder_optimization_level = 5
+    config.builder_optimization_level = 6
+    assert config.builder_optimization_level == 5
+    assert any("0 to 5" in line for line in asked.log.lines)
+    for set_wrongly in (
+        lambda: config.add_optimization_profile("profile"),
+        lambda: config.set_timing_cache(b"cache", False),
+        lambda: setattr(config, "hardware_compatibility_level", 1),
+        lambda: setattr(config, "progress_monitor", "monitor"),
+    ):
+        with pytest.raises(TypeError):
+            set_wrongly()
+    config.progress_monitor = None
+
+
+def test_sixteen_bit_values_are_rounded_behind_each_node(asked: Asked) -> None:
+    half = TensorProto.FLOAT16
+    nodes = [helper.make_node("Add", ["x", "one"], ["s"]), helper.make_node("Sub", ["s", "one"], ["y"])]
+    model = models.model(nodes, [("x", half, [1])], [("y", half, [1])], {"one": np.ones(1, np.float16)})
+    context, out = asked.context(asked.engine(model, {"x": ((1,),) * 3})), asked.driver.allocate(2)
+    context.set_tensor_address("x", asked.upload(np.array([2.0**-12], np.float16)))
+    context.set_tensor_address("y", out)
+
+    assert context.execute_async_v3(asked.stream)
+
+    assert asked.download(out, (1,), np.float16)[0] == 0

@@ -10,6 +10,7 @@ from onnx import TensorProto, helper
 from tests.simulators.tensorrt import models
 from tests.simulators.tensorrt.fixture import Simulation, simulated_tensorrt
 from tests.simulators.tensorrt.questions import BATCHES, Asked, growing_allocator
+from tf_opt.errors import CudaError
 
 FLOAT = TensorProto.FLOAT
 
@@ -266,99 +267,6 @@ def test_context_destroyed_while_it_has_work(simulation: Simulation, asked: Aske
     asked.driver.synchronize_stream(asked.stream)
 
 
-def test_data_dependent_output_without_an_allocator(asked: Asked) -> None:
-    context = asked.context(asked.engine(models.non_zero()))
-    context.set_input_shape("x", (2, 8))
-    context.set_tensor_address("x", asked.upload(np.eye(2, 8, dtype=np.float32)))
-    context.set_tensor_address("y", asked.driver.allocate(1024))
-
-    assert not context.execute_async_v3(asked.stream)
-
-
-def test_allocator_that_has_no_memory(asked: Asked) -> None:
-    class Poor(asked.trt.IOutputAllocator):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            asked.trt.IOutputAllocator.__init__(self)
-
-        def reallocate_output(self, tensor_name: str, memory: int, size: int, alignment: int) -> int:
-            return 0
-
-        def notify_shape(self, tensor_name: str, shape: Any) -> None:
-            pass
-
-    poor = Poor()
-    context = asked.context(asked.engine(models.non_zero()))
-    context.set_input_shape("x", (2, 8))
-    context.set_tensor_address("x", asked.upload(np.eye(2, 8, dtype=np.float32)))
-    context.set_output_allocator("y", poor)
-
-    assert not context.execute_async_v3(asked.stream)
-
-
-def test_allocator_of_an_output_whose_shape_is_known(asked: Asked) -> None:
-    bound = asked.bound(skip="y")
-    allocator = growing_allocator(asked)
-    assert bound.context.set_output_allocator("y", allocator)
-
-    assert bound.run()
-
-    assert allocator.seen == [["allocate", "y", True], ["shape", "y", [5, 4]]]
-    np.testing.assert_allclose(asked.download(allocator.address, (5, 4)), bound.wanted, atol=1e-5)
-
-
-def test_capture_before_the_first_run(asked: Asked) -> None:
-    bound = asked.bound()
-    asked.driver.synchronize_stream(asked.stream)
-    asked.driver.begin_capture(asked.stream)
-
-    assert not bound.run()
-    with pytest.raises(Exception, match="CAPTURE_INVALIDATED"):
-        asked.driver.end_capture(asked.stream)
-
-
-def test_data_dependent_outputs_cannot_be_captured(asked: Asked) -> None:
-    context = asked.context(asked.engine(models.non_zero()))
-    allocator = growing_allocator(asked)
-    context.set_input_shape("x", (2, 8))
-    context.set_tensor_address("x", asked.upload(np.eye(2, 8, dtype=np.float32)))
-    context.set_output_allocator("y", allocator)
-    assert context.execute_async_v3(asked.stream)
-    asked.driver.synchronize_stream(asked.stream)
-    asked.driver.begin_capture(asked.stream)
-
-    assert not context.execute_async_v3(asked.stream)
-
-
-def captured(asked: Asked) -> tuple[Any, int]:
-    """Returns a bound context and a graph of it."""
-    bound = asked.bound()
-    bound.run()
-    asked.driver.synchronize_stream(asked.stream)
-    asked.driver.begin_capture(asked.stream)
-    bound.run()
-    return bound, asked.driver.end_capture(asked.stream)
-
-
-def test_graph_of_a_context_that_was_changed(asked: Asked) -> None:
-    bound, graph = captured(asked)
-    bound.context.set_input_shape("x", (5, 8))  # What it was before.
-    asked.driver.launch_graph(graph, asked.stream)
-    asked.driver.synchronize_stream(asked.stream)
-
-    bound.context.set_input_shape("x", (4, 8))
-    with asked.driver.violations.expected("was changed"):
-        asked.driver.launch_graph(graph, asked.stream)
-
-
-def test_graph_of_a_context_that_is_running_elsewhere(asked: Asked) -> None:
-    _, graph = captured(asked)
-    other = asked.driver.create_stream()
-    asked.driver.launch_graph(graph, asked.stream)
-
-    with asked.driver.violations.expected("may run at the same time"):
-        asked.driver.launch_graph(graph, other)
-
-
 def test_engine_of_another_device() -> None:
     with simulated_tensorrt("10.16", device_count=2) as simulation:
         asked = Asked(simulation.module, simulation.driver)
@@ -367,6 +275,29 @@ def test_engine_of_another_device() -> None:
 
         with simulation.violations.expected("device 0 runs while 1"):
             bound.run()
+
+
+def test_default_stream_is_warned_of(asked: Asked) -> None:
+    bound = asked.bound()
+    asked.driver.synchronize_stream(asked.stream)
+
+    assert bound.context.execute_async_v3(0)
+
+    assert any("WARNING" in line and "default stream" in line for line in asked.log.lines)
+
+
+def test_work_that_fails_on_the_gpu_fails_the_test(asked: Asked) -> None:
+    node = helper.make_node("Gather", ["x", "i"], ["y"])
+    inputs = [("x", FLOAT, [4]), ("i", TensorProto.INT64, [2])]
+    plan = asked.plan(models.model([node], inputs, [("y", FLOAT, [2])]), {"x": ((4,),) * 3, "i": ((2,),) * 3})
+    context = asked.context(asked.load(plan))
+    context.set_tensor_address("x", asked.upload(np.zeros(4, np.float32)))
+    context.set_tensor_address("i", asked.upload(np.array([0, 99], np.int64)))
+    context.set_tensor_address("y", asked.driver.allocate(8))
+    assert context.execute_async_v3(asked.stream)
+
+    with asked.driver.violations.expected("failed"), pytest.raises(CudaError, match="LAUNCH_FAILED"):
+        asked.driver.synchronize_stream(asked.stream)
 
 
 def test_data_flows_through_more_than_one_output(asked: Asked) -> None:
@@ -384,3 +315,23 @@ def test_data_flows_through_more_than_one_output(asked: Asked) -> None:
 
     assert asked.download(out, (3,)).tolist() == [0, 0, 2]
     assert asked.download(out + 256, (3,)).tolist() == [1, 0, -2]
+
+
+def test_largest_size_of_an_output(asked: Asked) -> None:
+    context = asked.context()
+    assert context.get_max_output_size("y") == -1
+
+    context.set_input_shape("x", (5, 8))
+
+    assert 5 * 4 * 4 <= context.get_max_output_size("y") < 5 * 4 * 4 + 256
+
+
+def test_questions_about_unknown_tensors(asked: Asked) -> None:
+    engine = asked.engine(models.reshape(), BATCHES, {"s": ((1, 1), (8, 4), (128, 128))})
+
+    with pytest.raises(TypeError):
+        engine.get_tensor_dtype(0)
+    assert engine.get_tensor_dtype("nope") == asked.trt.DataType.FLOAT
+    assert any("no input or output 'nope'" in line for line in asked.log.lines)
+    assert engine.get_tensor_profile_values(1, "s") == []
+    assert engine.get_tensor_profile_values(0, "x") == []

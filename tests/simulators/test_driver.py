@@ -8,27 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.simulators.pinned_arrays import pinned
 from tests.simulators.tensorrt.driver import SimulatedCudaDriver
 from tests.simulators.tensorrt.fixture import simulated_tensorrt
 from tests.simulators.tensorrt.memory import DEVICE_BASE
 from tests.simulators.tensorrt.violations import SimulatorError
 from tf_opt.errors import CudaError
-
-
-@pytest.fixture
-def driver() -> SimulatedCudaDriver:
-    made = SimulatedCudaDriver()
-    made.activate(0)
-    return made
-
-
-def pinned(driver: SimulatedCudaDriver, values: Any) -> tuple[int, np.ndarray[Any, Any]]:
-    """Returns address and array of pinned memory with these float32 values."""
-    array = np.asarray(values, np.float32)
-    address = driver.allocate_pinned(array.nbytes)
-    view = np.frombuffer((ctypes.c_float * array.size).from_address(address), np.float32)
-    view[:] = array
-    return address, view
 
 
 def test_what_is_asked_about_the_gpu() -> None:
@@ -75,6 +60,17 @@ def test_device_addresses_are_no_host_addresses(driver: SimulatedCudaDriver) -> 
 def test_no_memory_of_size_zero(driver: SimulatedCudaDriver) -> None:
     with pytest.raises(CudaError, match="INVALID_VALUE"):
         driver.allocate(0)
+    with pytest.raises(CudaError, match="INVALID_VALUE"):
+        driver.allocate_pinned(0)
+
+
+def test_copies_of_nothing_look_at_no_address(driver: SimulatedCudaDriver) -> None:
+    stream = driver.create_stream()
+
+    driver.copy_to_device(0, 0, 0, stream)
+    driver.copy_to_host(0, 0, 0, stream)
+    driver.copy_on_device(0, 0, 0, stream)
+    driver.synchronize_stream(stream)
 
 
 def test_there_and_back(driver: SimulatedCudaDriver) -> None:
@@ -165,6 +161,26 @@ def test_waiting_for_an_older_event_does_not_order(driver: SimulatedCudaDriver) 
         driver.copy_to_host(target, device, 4, second)
 
 
+def test_event_that_was_never_recorded_orders_nothing(driver: SimulatedCudaDriver) -> None:
+    stream, event = driver.create_stream(), driver.create_event()
+
+    driver.wait_event(stream, event)
+    driver.synchronize_event(event)
+    driver.synchronize_stream(stream)
+
+    assert driver.violations.found == ()
+
+
+def test_event_of_the_same_stream(driver: SimulatedCudaDriver) -> None:
+    stream, event = driver.create_stream(), driver.create_event()
+
+    driver.record_event(event, stream)
+    driver.wait_event(stream, event)
+    driver.synchronize_stream(stream)
+
+    assert driver.violations.found == ()
+
+
 def test_the_host_orders_streams_by_waiting(driver: SimulatedCudaDriver) -> None:
     source, _ = pinned(driver, [5])
     target, result = pinned(driver, [0])
@@ -194,6 +210,7 @@ def test_two_readers_need_no_order(driver: SimulatedCudaDriver) -> None:
     [
         (lambda d, a, p, s: d.copy_to_device(p, a, 4, s), "host pointer where device"),
         (lambda d, a, p, s: d.copy_to_host(a, a, 4, s), "device address where host"),
+        (lambda d, a, p, s: d.copy_to_device(a + (1 << 40), p, 4, s), "no device memory"),
         (lambda d, a, p, s: d.copy_to_device(a, p, 20, s), "20 bytes are needed"),
         (lambda d, a, p, s: d.copy_to_device(a + 8, p, 16, s), "16 bytes are needed"),
         (lambda d, a, p, s: d.copy_to_host(p + 12, a, 8, s), "8 bytes are needed"),
@@ -270,71 +287,3 @@ def test_leaks(driver: SimulatedCudaDriver) -> None:
     driver.destroy_event(event)
     driver.destroy_stream(stream)
     assert driver.leaks() == []
-
-
-def test_graph_replays_with_the_same_addresses(driver: SimulatedCudaDriver) -> None:
-    source, values = pinned(driver, [1])
-    target, result = pinned(driver, [0])
-    device, stream = driver.allocate(4), driver.create_stream()
-
-    driver.begin_capture(stream)
-    driver.copy_to_device(device, source, 4, stream)
-    driver.copy_to_host(target, device, 4, stream)
-    graph = driver.end_capture(stream)
-    driver.synchronize_stream(stream)
-    assert result[0] == 0  # Recorded, not run.
-
-    for value in (2, 3):
-        values[0] = value
-        driver.launch_graph(graph, stream)
-        assert np.isnan(result[0])
-        driver.synchronize_stream(stream)
-        assert result[0] == value
-    driver.destroy_graph(graph)
-    with driver.violations.expected("no graph"):
-        driver.launch_graph(graph, stream)
-
-
-@pytest.mark.parametrize(
-    "forbidden",
-    [
-        lambda driver, stream: driver.synchronize_stream(stream),
-        lambda driver, stream: driver.allocate(4),
-        lambda driver, stream: driver.allocate_pinned(4),
-    ],
-)
-def test_what_a_capture_does_not_allow(driver: SimulatedCudaDriver, forbidden: Any) -> None:
-    stream = driver.create_stream()
-    driver.begin_capture(stream)
-
-    with pytest.raises(CudaError, match="CAPTURE_UNSUPPORTED"):
-        forbidden(driver, stream)
-    with pytest.raises(CudaError, match="CAPTURE_INVALIDATED"):
-        driver.end_capture(stream)
-
-
-def test_capture_cannot_wait_for_what_is_not_captured(driver: SimulatedCudaDriver) -> None:
-    first, second, event = driver.create_stream(), driver.create_stream(), driver.create_event()
-    driver.record_event(event, first)
-    driver.begin_capture(second)
-
-    with pytest.raises(CudaError, match="ISOLATION"):
-        driver.wait_event(second, event)
-
-
-def test_no_capture_on_the_default_stream(driver: SimulatedCudaDriver) -> None:
-    with pytest.raises(CudaError):
-        driver.begin_capture(0)
-
-
-def test_memory_of_a_graph_that_was_freed(driver: SimulatedCudaDriver) -> None:
-    source, _ = pinned(driver, [1])
-    device, stream = driver.allocate(4), driver.create_stream()
-    driver.begin_capture(stream)
-    driver.copy_to_device(device, source, 4, stream)
-    graph = driver.end_capture(stream)
-    driver.free(device)
-    driver.launch_graph(graph, stream)
-
-    with driver.violations.expected("was freed"), pytest.raises(CudaError, match="LAUNCH_FAILED"):
-        driver.synchronize_stream(stream)

@@ -30,6 +30,22 @@ def test_no_model(asked: Asked) -> None:
     assert any("ERROR" in line for line in asked.log.lines)
 
 
+def test_model_without_an_operator_set_or_output(asked: Asked) -> None:
+    for field in ("opset_import", "graph.output"):
+        model = onnx.ModelProto.FromString(models.dense())
+        del (model.graph.output if field == "graph.output" else model.opset_import)[:]
+
+        answer, errors = parse(asked, model.SerializeToString())
+
+        assert not answer
+        assert errors[0].code() == asked.trt.ErrorCode.MODEL_DESERIALIZE_FAILED
+
+
+def test_parser_needs_a_network(asked: Asked) -> None:
+    with pytest.raises(TypeError):
+        asked.trt.OnnxParser(asked.trt.Builder(asked.log), asked.log)
+
+
 def test_invalid_model(asked: Asked) -> None:
     unknown_input = models.model(
         [helper.make_node("Relu", ["nowhere"], ["y"])], [("x", FLOAT, [1])], [("y", FLOAT, [1])]
@@ -172,6 +188,9 @@ def test_weights_from_memory(simulation: Simulation, asked: Asked, tmp_path: Pat
     assert not small.load_initializer("w", held.ctypes.data, held.nbytes - 4)
     assert not none.load_initializer("nope", held.ctypes.data, held.nbytes)
     assert not none.parse_model_proto()
+    unloaded = asked.trt.OnnxParser(asked.trt.Builder(asked.log).create_network(0), asked.log)
+    assert not unloaded.load_initializer("w", held.ctypes.data, held.nbytes)
+    assert not unloaded.parse_model_proto()
 
 
 def test_support_by_subgraph(simulation: Simulation, asked: Asked) -> None:
@@ -224,3 +243,48 @@ def test_branches_of_different_ranks(asked: Asked) -> None:
 
     assert not answer
     assert errors[0].node_operator() == "If"
+
+
+def quantized(zero_point: np.ndarray) -> bytes:
+    """A model that quantizes x and takes it back."""
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"], "quantize"),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["y"], "back"),
+    ]
+    weights = {"scale": np.array(0.5, np.float32), "zero": zero_point}
+    return models.model(nodes, [("x", FLOAT, [4])], [("y", FLOAT, [4])], weights)
+
+
+def test_symmetric_quantization(asked: Asked) -> None:
+    assert parse(asked, quantized(np.array(0, np.int8)))[0] is True
+
+
+@pytest.mark.parametrize("zero_point", [np.array(3, np.int8), np.array(0, np.uint8)])
+def test_other_quantization_is_refused(asked: Asked, zero_point: np.ndarray) -> None:
+    answer, errors = parse(asked, quantized(zero_point))
+
+    assert not answer
+    assert {error.node_name() for error in errors} == {"quantize", "back"}
+
+
+def test_bias_in_int32_cannot_be_dequantized(asked: Asked) -> None:
+    node = helper.make_node("DequantizeLinear", ["b", "scale"], ["y"], "bias")
+    weights = {"b": np.array([1, 2], np.int32), "scale": np.array(0.5, np.float32)}
+
+    answer, errors = parse(asked, models.model([node], [("x", FLOAT, [1])], [("y", FLOAT, [2])], weights))
+
+    assert not answer
+    assert errors[0].node_name() == "bias"
+
+
+def test_unsupported_type_inside_names_its_node(asked: Asked) -> None:
+    nodes = [
+        helper.make_node("Cast", ["x"], ["i"], "narrow", to=TensorProto.INT16),
+        helper.make_node("Cast", ["i"], ["y"], "wide", to=FLOAT),
+    ]
+
+    answer, errors = parse(asked, models.model(nodes, [("x", FLOAT, [4])], [("y", FLOAT, [4])]))
+
+    assert not answer
+    assert {error.node_name() for error in errors} == {"narrow", "wide"}
+    assert all("INT16" in error.desc() for error in errors)

@@ -171,3 +171,48 @@ def test_module_is_gone_afterwards() -> None:
     with simulated_tensorrt("10.0"):
         assert importlib.util.find_spec("tensorrt") is not None
     assert ("tensorrt" in sys.modules) is before
+
+
+def test_engine_serialized_without_weights(asked: Asked) -> None:
+    engine = asked.load(asked.plan(big(), flags=("STRIP_PLAN",)))
+    asked.trt.OnnxParserRefitter(refitter := asked.trt.Refitter(engine, asked.log), asked.log).refit_from_bytes(big())
+    refitter.refit_cuda_engine()
+    without = engine.create_serialization_config()
+    without.set_flag(asked.trt.SerializationFlag.EXCLUDE_WEIGHTS)
+
+    whole = engine.serialize_with_config(engine.create_serialization_config())
+
+    assert whole.nbytes > 100_000 > engine.serialize_with_config(without).nbytes
+    np.testing.assert_array_equal(run(asked, asked.load(whole)), run(asked, engine))
+
+
+def test_refit_with_weights_from_memory(simulation: Simulation, asked: Asked) -> None:
+    if simulation.library.version < (10, 16):
+        assert not hasattr(asked.trt.OnnxParserRefitter, "load_initializer")
+        return
+    model = onnx.ModelProto.FromString(big())
+    held = np.frombuffer(model.graph.initializer[0].raw_data, np.uint8)
+    onnx.external_data_helper.set_external_data(model.graph.initializer[0], "nowhere", 0, held.nbytes)
+    model.graph.initializer[0].ClearField("raw_data")
+    engine = asked.load(asked.plan(big(), flags=("STRIP_PLAN",)))
+    refitter = asked.trt.Refitter(engine, asked.log)
+    parser = asked.trt.OnnxParserRefitter(refitter, asked.log)
+
+    assert not parser.load_initializer("w", held.ctypes.data, held.nbytes)
+    assert not parser.refit_model_proto()
+    assert parser.load_model_proto(model.SerializeToString())
+    assert not parser.refit_model_proto()  # The weights are still missing.
+    assert parser.load_initializer("w", held.ctypes.data, held.nbytes)
+    assert parser.refit_model_proto()
+    assert refitter.refit_cuda_engine()
+    np.testing.assert_array_equal(run(asked, engine), run(asked, asked.load(asked.plan(big()))))
+
+
+def test_refit_with_something_else(asked: Asked) -> None:
+    engine = asked.load(asked.plan(big(), flags=("STRIP_PLAN",)))
+
+    with pytest.raises(TypeError):
+        asked.trt.Refitter("engine", asked.log)
+    parser = asked.trt.OnnxParserRefitter(asked.trt.Refitter(engine, asked.log), asked.log)
+    assert not parser.refit_from_bytes(b"garbage")
+    assert parser.get_error(0).code() == asked.trt.ErrorCode.MODEL_DESERIALIZE_FAILED

@@ -41,6 +41,7 @@ class Candidate:
         name: The engine's name.
         arguments: Keywords of the backend's constructor.
         needs_gpu: Whether it runs on an NVIDIA GPU.
+        install_command: What installs its package, where that is not what installs the backend's.
         ability: Why it can be taken, as a sentence without a full stop; "{gpu}" is the name of the GPU.
     """
 
@@ -48,6 +49,7 @@ class Candidate:
     name: str
     arguments: dict[str, Any] = field(default_factory=dict)
     needs_gpu: bool = False
+    install_command: str = ""
     ability: str
 
 
@@ -58,6 +60,7 @@ CANDIDATES = (
         name="onnxruntime",
         arguments={"provider": "cuda"},
         needs_gpu=True,
+        install_command="pip install onnxruntime-gpu",
         ability="ONNX Runtime can use the GPU {gpu}",
     ),
     Candidate(label="openvino", name="openvino", ability="OpenVINO runs on this CPU"),
@@ -204,7 +207,8 @@ def _try(candidate: Candidate, gpu_reason: str | None, tensorrt: TensorRTSetting
     try:
         backend = load_backend(candidate.name, tensorrt=tensorrt, **candidate.arguments)
         if not is_installed(backend.package):
-            return f"the package {backend.package!r} is not installed. Install it with: {backend.install_command}"
+            command = candidate.install_command or backend.install_command
+            return f"the package {backend.package!r} is not installed. Install it with: {command}"
         return backend.unavailable_reason() or backend
     except Exception as error:  # A package that is broken in whatever way must not keep "auto" from the next engine.
         return f"it does not load: {type(error).__name__}: {error}"

@@ -112,6 +112,11 @@ class EngineBackend(ABC):
     def onnx_target(self) -> OnnxTarget:
         """The operator set and the fused forms that it wants models in."""
 
+    @property
+    def identity(self) -> str:
+        """Tells backends apart whose engines or their speed differ: the name, with the device or library in use."""
+        return self.name
+
     @abstractmethod
     def unavailable_reason(self) -> str | None:
         """Returns why this backend cannot run on this machine, or None where it can. Imports nothing heavy."""

@@ -73,8 +73,7 @@ class EngineOp : public tensorflow::AsyncOpKernel {
   std::atomic<bool> warned_of_shape_{false};
 
   std::mutex load_mutex_;
-  std::atomic<bool> loaded_{
-      false};  // Everything below is constant once this is true.
+  std::atomic<bool> loaded_{false};  // Everything below is constant once this is true.
   Status load_status_;
   bool run_fallback_on_failure_ = false;
   std::vector<tensorflow::Tensor>

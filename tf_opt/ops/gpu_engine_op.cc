@@ -8,13 +8,14 @@
 //   * An engine that knows host memory only is waited for, with copies in both directions.
 //   * The fallback gets every argument in the GPU's memory, integers too, and gives its results
 //   there. Its copies of the weights are made when it first runs.
+//
+// It was never run on a real GPU, but on tests/ops/simulated_gpu.cc.
 
 #include <algorithm>
 
 #include "engine_op.h"
 #include "tensorflow/core/framework/device.h"
 #include "xla/stream_executor/stream.h"
-#include "xla/stream_executor/stream_executor.h"
 
 namespace tf_opt {
 namespace {
@@ -42,9 +43,9 @@ class GpuEngineOp : public EngineOp {
 
  protected:
   int DeviceOrdinal(OpKernelContext* context) const override {
-    const auto* stream = StreamOf(context);
-    const auto* executor = stream == nullptr ? nullptr : stream->parent();
-    return executor == nullptr ? 0 : std::max(0, executor->device_ordinal());
+    // Of the platform, behind what visible_device_list chose.
+    const auto* information = context->device()->tensorflow_accelerator_device_info();
+    return information == nullptr ? 0 : std::max(0, information->gpu_id);
   }
 
   Status RunEngine(OpKernelContext* context, Engine* engine,
@@ -83,8 +84,8 @@ class GpuEngineOp : public EngineOp {
     std::vector<TensorView> views;
     for (int i = 0; i < input_count(); ++i) {
       const Tensor& input = context->input(i);
-      absl::Status status = context->allocate_temp(input.dtype(), input.shape(), &inputs[i],
-                                                   HostMemoryForCopies());
+      absl::Status status =
+          context->allocate_temp(input.dtype(), input.shape(), &inputs[i], HostMemoryForCopies());
       if (status.ok()) {
         status = context->op_device_context()->CopyDeviceTensorToCPUSync(
             &input, "", DeviceOf(context), &inputs[i]);

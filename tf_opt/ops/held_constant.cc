@@ -54,8 +54,7 @@ class GpuHeldConstantOp : public ConstantKernel {
   explicit GpuHeldConstantOp(OpKernelConstruction* construction) : ConstantKernel(construction) {
     Tensor held;
     OP_REQUIRES_OK(construction, HeldTensor(construction, &held));
-    OP_REQUIRES_OK(construction,
-                   construction->allocate_temp(held.dtype(), held.shape(), &tensor_));
+    OP_REQUIRES_OK(construction, construction->allocate_temp(held.dtype(), held.shape(), &tensor_));
     if (held.NumElements() == 0) return;
     auto* device = static_cast<tensorflow::Device*>(construction->device());
     const auto* information = device->tensorflow_accelerator_device_info();
@@ -90,7 +89,8 @@ absl::Status HeldTensor(OpKernelConstruction* construction, Tensor* tensor) {
   return absl::OkStatus();
 }
 
-REGISTER_KERNEL_BUILDER(Name("Const").Device(tensorflow::DEVICE_CPU).Label(kHeldLabel), HeldConstantOp);
+REGISTER_KERNEL_BUILDER(Name("Const").Device(tensorflow::DEVICE_CPU).Label(kHeldLabel),
+                        HeldConstantOp);
 REGISTER_KERNEL_BUILDER(Name("Const").Device(tensorflow::DEVICE_GPU).Label(kHeldLabel),
                         GpuHeldConstantOp);
 REGISTER_KERNEL_BUILDER(Name("Const")

@@ -12,8 +12,7 @@ namespace tf_opt {
 inline constexpr char kHeldIdAttribute[] = "_tf_opt_held";
 
 // The tensor that the node refers to.
-absl::Status HeldTensor(tensorflow::OpKernelConstruction* construction,
-                        tensorflow::Tensor* tensor);
+absl::Status HeldTensor(tensorflow::OpKernelConstruction* construction, tensorflow::Tensor* tensor);
 
 // A kernel whose output is always the same tensor.
 class ConstantKernel : public tensorflow::OpKernel {

@@ -34,7 +34,8 @@ class HostConstantOp : public ConstantKernel {
   }
 };
 
-REGISTER_KERNEL_BUILDER(Name("Const").Device(tensorflow::DEVICE_CPU).Label(kHostLabel), HostConstantOp);
+REGISTER_KERNEL_BUILDER(Name("Const").Device(tensorflow::DEVICE_CPU).Label(kHostLabel),
+                        HostConstantOp);
 REGISTER_KERNEL_BUILDER(
     Name("Const").Device(tensorflow::DEVICE_GPU).Label(kHostLabel).HostMemory("output"),
     HostConstantOp);

@@ -259,8 +259,7 @@ TF_OPT_EXPORT int32_t TfOptAdoptOutput(void* opaque, int32_t index, int32_t dtyp
                                        const int64_t* dims, void* data, int64_t owner_id) {
   auto* call = static_cast<Call*>(opaque);
   auto owner = std::make_shared<Owner>(owner_id);
-  Status status =
-      call->outputs->Adopt(index, dtype, tf_opt::Dims(dims, dims + rank), data, owner);
+  Status status = call->outputs->Adopt(index, dtype, tf_opt::Dims(dims, dims + rank), data, owner);
   if (status.ok() && owner.use_count() > 1) return 1;
   owner->Forget();
   if (status.ok()) return 0;

@@ -110,9 +110,9 @@ Status EngineOutputs::Check(int index, int dtype, const Dims& dims, TensorShape*
 Status EngineOutputs::Allocate(int index, int dtype, const Dims& dims, void** data) {
   TensorShape shape;
   if (Status status = Check(index, dtype, dims, &shape); !status.ok()) return status;
-  const absl::Status allocated = context_->allocate_temp(
-      static_cast<DataType>(dtype), shape, &outputs_[index],
-      memory_ ? *memory_ : context_->output_alloc_attr(index));
+  const absl::Status allocated =
+      context_->allocate_temp(static_cast<DataType>(dtype), shape, &outputs_[index],
+                              memory_ ? *memory_ : context_->output_alloc_attr(index));
   if (!allocated.ok()) return Status::Error(std::string(allocated.message()));
   present_[index] = true;
   *data = outputs_[index].data();

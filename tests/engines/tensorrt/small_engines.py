@@ -12,20 +12,15 @@ from tf_opt.engines.tensorrt.runtime import load_engine
 from tf_opt.ops.python_runtime import DeviceArray, EngineDefinition
 from tf_opt.tensor_info import TensorInfo
 
-FLOAT, HALF, INT64, INT32, BOOL = (
-    TensorProto.FLOAT,
-    TensorProto.FLOAT16,
-    TensorProto.INT64,
-    TensorProto.INT32,
-    TensorProto.BOOL,
-)
+FLOAT, HALF, BFLOAT16 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16
+INT32, INT64, BOOL = TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL
 _NAMES = {
     FLOAT: "float32",
     HALF: "float16",
-    INT64: "int64",
+    BFLOAT16: "bfloat16",
     INT32: "int32",
+    INT64: "int64",
     BOOL: "bool",
-    TensorProto.DOUBLE: "float64",
 }
 
 WEIGHT = np.random.default_rng(0).standard_normal((8, 4)).astype(np.float32)

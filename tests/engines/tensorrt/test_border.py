@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from tests.engines.tensorrt.small_engines import FLOAT, HALF, INT32, INT64, profile, ready, rows, run, segment
+from tests.engines.tensorrt.small_engines import BFLOAT16, FLOAT, HALF, INT32, INT64, profile, ready, rows, run, segment
 from tf_opt.engines.tensorrt.data_types import check_output_border, convert_input, numpy_dtype
 from tf_opt.errors import EngineRunError
 from tf_opt.ops.python_runtime import UnsupportedShapeError
@@ -71,6 +71,16 @@ def test_half_crosses_as_it_is(any_version):
     output = run(engine, rows(3).astype(np.float16))[0]
     assert output.dtype == np.float16
     np.testing.assert_array_equal(output, -rows(3).astype(np.float16))
+    engine.close()
+
+
+def test_bfloat16_crosses_as_it_is(any_version):
+    engine = ready(negated(BFLOAT16), [profile()])
+    array = rows(3).astype(ml_dtypes.bfloat16)
+    output = run(engine, array)[0]
+    assert output.dtype == np.dtype(ml_dtypes.bfloat16)
+    np.testing.assert_array_equal(output, -array)
+    assert hasattr(engine, "run_on_device")
     engine.close()
 
 

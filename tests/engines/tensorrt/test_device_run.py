@@ -66,6 +66,26 @@ def test_parts_of_tensors_are_moved_to_where_they_may_begin(simulation, memory):
     engine.close()
 
 
+def test_memory_that_grows_waits_for_what_uses_it(simulation, memory):
+    engine = ready(dense(), [profile(high=64)], device=0)
+    tensors = [memory.tensor(rows(count), 4) for count in (3, 64)]
+    outputs = []
+    for tensor in tensors:
+        engine.run_on_device([tensor], memory, memory.stream)
+        outputs.append(memory.allocated.pop(0))
+    for count, output in zip((3, 64), outputs, strict=True):
+        memory.allocated[0] = output
+        np.testing.assert_allclose(memory.output(0), expected(rows(count)), rtol=1e-5)
+    engine.close()
+
+
+def test_close_waits_for_what_was_enqueued(simulation, memory):
+    engine = ready(dense(), [profile()], device=0)
+    engine.run_on_device([memory.tensor(rows(4), 4)], memory, memory.stream)
+    engine.close()
+    np.testing.assert_allclose(memory.output(0), expected(rows(4)), rtol=1e-5)
+
+
 def test_empty_tensors(simulation, memory):
     engine = ready(dense(), [profile(0, 2, 4)], device=0)
     for count in (0, 3):

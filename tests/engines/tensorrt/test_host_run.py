@@ -7,6 +7,7 @@ import pytest
 from onnx import helper
 
 from tests.engines.tensorrt.small_engines import (
+    BOOL,
     FLOAT,
     INT64,
     WEIGHT,
@@ -22,6 +23,7 @@ from tests.engines.tensorrt.small_engines import (
     run,
     segment,
 )
+from tf_opt.engines.base import ShapeProfile
 from tf_opt.engines.tensorrt import TensorRTSettings
 from tf_opt.errors import CudaError, EngineBuildError
 from tf_opt.ops.python_runtime import UnsupportedShapeError
@@ -86,6 +88,46 @@ def test_graphs_are_bounded_by_the_contexts(simulation):
         for seed in range(3):
             np.testing.assert_allclose(run(engine, rows(count, seed))[0], expected(rows(count, seed)), rtol=1e-5)
     assert engine.context_count == 2
+    engine.close()
+    assert simulation.driver.leaks() == []
+
+
+def test_graph_of_a_context_that_has_changed_is_not_launched(simulation):
+    engine = ready(dense(), [profile()], TensorRTSettings(maximum_contexts=1))
+    for count in (4, 4, 5, 4, 4):
+        np.testing.assert_allclose(run(engine, rows(count))[0], expected(rows(count)), rtol=1e-5)
+    assert simulation.driver.launches == 2
+    engine.close()
+
+
+def test_shape_that_stays_while_the_profile_changes(simulation):
+    nodes = [helper.make_node("Neg", [f"input_{i}"], [f"output_{i}"], name=f"neg{i}") for i in range(2)]
+    model = segment(nodes, [(FLOAT, [None, 8])] * 2, [(FLOAT, [None, 8])] * 2)
+    ranges = [
+        ShapeProfile(minimum=shapes, optimum=shapes, maximum=shapes)
+        for shapes in ({"input_0": (count, 8), "input_1": (3, 8)} for count in (1, 2))
+    ]
+    engine = ready(model, ranges, TensorRTSettings(maximum_contexts=1))
+    for count in (1, 2, 1):
+        first, second = run(engine, rows(count), rows(3))
+        np.testing.assert_array_equal(first, -rows(count))
+        np.testing.assert_array_equal(second, -rows(3))
+    engine.close()
+
+
+def test_memory_that_a_call_does_not_get_leaves_earlier_shapes_usable(simulation, monkeypatch):
+    engine = ready(dense(), [profile(high=64)], TensorRTSettings(maximum_contexts=1, cuda_graphs=False))
+    run(engine, rows(4))
+
+    def refuse(size):
+        raise CudaError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(simulation.driver, "allocate_pinned", refuse)
+        with pytest.raises(CudaError, match="out of memory"):
+            run(engine, rows(64))
+    for count in (4, 64, 64):
+        np.testing.assert_allclose(run(engine, rows(count))[0], expected(rows(count)), rtol=1e-5)
     engine.close()
     assert simulation.driver.leaks() == []
 
@@ -189,7 +231,7 @@ def test_integers_and_booleans_cross_as_they_are(any_version):
         helper.make_node("Add", ["input_0", "input_0"], ["output_0"], name="add"),
         helper.make_node("Greater", ["input_0", "input_0"], ["output_1"], name="greater"),
     ]
-    model = segment(nodes, [(INT64, [None, 8])], [(INT64, [None, 8]), (9, [None, 8])])
+    model = segment(nodes, [(INT64, [None, 8])], [(INT64, [None, 8]), (BOOL, [None, 8])])
     engine = ready(model, [profile()])
     array = np.full((2, 8), 2**40, np.int64)
     doubled, greater = run(engine, array)

@@ -57,6 +57,7 @@ def test_another_version_builds_its_own_plan(cache_folder):
         np.testing.assert_allclose(run(loaded, rows(4))[0], expected(rows(4)), rtol=1e-5)
         assert newer.builds == 1
         loaded.close()
+    assert len(plans(cache_folder)) == 2
 
 
 def test_compatible_plan_serves_gpus_of_one_compute_capability(cache_folder):
@@ -143,7 +144,9 @@ def test_key_depends_on_what_the_plan_depends_on():
     other_name = Device(name="Other", compute_capability=(9, 0), tensorrt="10.16.1")
     other_capability = Device(name="GPU", compute_capability=(8, 0), tensorrt="10.16.1")
     assert key() == key()
-    assert len({key(), key(other_name), key(other_capability), key(weights="v"), key(workspace_bytes=1)}) == 5
+    other_version = Device(name="GPU", compute_capability=(9, 0), tensorrt="10.16.2")
+    others = [key(other_name), key(other_capability), key(other_version), key(weights="v"), key(workspace_bytes=1)]
+    assert len({key(), *others}) == 6
     same = {"hardware_compatibility": "same_compute_capability"}
     assert key(**same) == key(other_name, **same) != key(other_capability, **same)
     ampere = {"hardware_compatibility": "ampere_plus"}

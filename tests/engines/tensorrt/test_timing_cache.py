@@ -53,9 +53,10 @@ def test_what_another_process_added_meanwhile_stays(simulation, tmp_path, monkey
     attach = timing_cache.attach
 
     def attach_then_other_builds(*arguments):
-        attach(*arguments)
+        attached = attach(*arguments)
         monkeypatch.setattr(timing_cache, "attach", attach)
         build(other(), [profile()], settings)
+        return attached
 
     monkeypatch.setattr(timing_cache, "attach", attach_then_other_builds)
     # The other build is of another process, which the lock of this one's builds does not hold up.
@@ -89,6 +90,15 @@ def test_file_of_another_gpu_is_not_used(cache_folder, tmp_path):
     with simulated_tensorrt("10.16", gpu_name="Another GPU"):
         build(other(), [profile()], TensorRTSettings(timing_cache=path))
     assert measured(path) == 1
+
+
+def test_build_without_a_timing_cache(simulation, cache_folder, monkeypatch):
+    config = simulation.module.IBuilderConfig
+    monkeypatch.setattr(config, "set_timing_cache", lambda *_: False)
+    monkeypatch.setattr(config, "get_timing_cache", lambda *_: None)
+    build(dense(), [profile()])
+    assert simulation.builds == 1
+    assert list((cache_folder / "timing_caches").glob("*.timing")) == []
 
 
 def test_folder_that_cannot_be_written_is_no_reason_to_fail(simulation, tmp_path):

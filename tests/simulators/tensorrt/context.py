@@ -237,7 +237,8 @@ class IExecutionContext(Owner):
                 return False
             if engine._data_dependent:
                 return run_data_dependent(self, engine, stream_handle)
-            enqueue(self, engine, stream_handle)
+            if not enqueue(self, engine, stream_handle):
+                return False
             self._warm.add(self._warm_key(engine))
             return True
 

@@ -56,16 +56,17 @@ class _Place:
         return self.bytes_in(memory).copy().view(self.dtype).reshape(self.shape)
 
 
-def enqueue(context: Any, engine: Any, stream: int) -> None:
-    """Queues the work of a context all of whose shapes are known."""
+def enqueue(context: Any, engine: Any, stream: int) -> bool:
+    """Queues the work of a context all of whose shapes are known; returns whether it could."""
     library = context.library
     memory, state, program = library.driver.memory, context._state, engine._program
     values = context._shape_values(engine)
     inputs = _inputs(context, engine, values)
     output_shapes = context._output_shapes(engine)
     for name, shape in output_shapes.items():
-        if (allocator := context._allocators.get(name)) is not None:
-            _allocate(context, engine, allocator, name, shape, stream)
+        allocator = context._allocators.get(name)
+        if allocator is not None and not _allocate(context, engine, allocator, name, shape, stream):
+            return False
     outputs = [_place(context, engine, name, shape) for name, shape in output_shapes.items()]
     for place in (*inputs, *outputs):
         place.bytes_in(memory)
@@ -96,6 +97,7 @@ def enqueue(context: Any, engine: Any, stream: int) -> None:
     for name, shape in output_shapes.items():
         if (allocator := context._allocators.get(name)) is not None:
             allocator.notify_shape(name, library.module.Dims(shape))
+    return True
 
 
 def run_data_dependent(context: Any, engine: Any, stream: int) -> bool:
@@ -118,15 +120,10 @@ def run_data_dependent(context: Any, engine: Any, stream: int) -> bool:
         return False
     for name, result in zip(engine._outputs, results, strict=True):
         allocator = context._allocators.get(name)
-        if allocator is not None:
-            _allocate(context, engine, allocator, name, result.shape, stream)
-        address = context._addresses.get(name, 0)
-        if not address:
-            context._log("ERROR", f"IExecutionContext::enqueueV3: the allocator gave no memory for {name!r}")
+        if allocator is not None and not _allocate(context, engine, allocator, name, result.shape, stream):
             return False
-        if address % ALIGNMENT:
-            library.violations.fail(f"the allocator's address {address:#x} of {name!r} is not aligned")
-        _queue_write(context, stream, _Place(name, address, result.shape, result.dtype), result)
+        place = _Place(name, context._addresses[name], result.shape, result.dtype)
+        _queue_write(context, stream, place, result)
         if allocator is not None:
             allocator.notify_shape(name, library.module.Dims(result.shape))
     return True
@@ -153,15 +150,22 @@ def _place(context: Any, engine: Any, name: str, shape: tuple[int, ...]) -> _Pla
     return _Place(name, context._addresses.get(name, 0), shape, numpy_dtype(engine._data_type(name)))
 
 
-def _allocate(context: Any, engine: Any, allocator: Any, name: str, shape: tuple[int, ...], stream: int) -> None:
+def _allocate(context: Any, engine: Any, allocator: Any, name: str, shape: tuple[int, ...], stream: int) -> bool:
+    """Asks an allocator for an output's memory; returns whether it gave any."""
     size = _place(context, engine, name, shape).size
     # An empty tensor needs an address too.
     arguments = (name, context._addresses.get(name, 0), max(size, 1), ALIGNMENT)
     if hasattr(allocator, "reallocate_output_async"):
-        address = allocator.reallocate_output_async(*arguments, stream)
+        address = int(allocator.reallocate_output_async(*arguments, stream) or 0)
     else:
-        address = allocator.reallocate_output(*arguments)
-    context._addresses[name] = int(address or 0)
+        address = int(allocator.reallocate_output(*arguments) or 0)
+    if not address:
+        context._log("ERROR", f"IExecutionContext::enqueueV3: the allocator gave no memory for {name!r}")
+        return False
+    if address % ALIGNMENT:
+        context.library.violations.fail(f"the allocator's address {address:#x} of {name!r} is not aligned")
+    context._addresses[name] = address
+    return True
 
 
 def as_bytes(array: Array) -> Array:

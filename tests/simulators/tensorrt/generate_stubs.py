@@ -77,6 +77,10 @@ class StubsUnavailableError(Exception):
     """Stubs cannot be made here."""
 
 
+class NoWheelForThisPythonError(StubsUnavailableError):
+    """The registry has the bindings, but none for this version of Python: 10.0 ended before 3.13 began."""
+
+
 def stubs(version: str) -> Path:
     """Returns the folder with the stubs of a version, made on the first call.
 
@@ -155,7 +159,12 @@ def _unpacked_bindings(version: str, work: Path) -> Path:
     cuda = 12 if version.startswith("10.0.") else 13
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     wanted = f"tensorrt-cu{cuda}-bindings=={version}"
-    checked([*pip, "download", "--no-deps", "--only-binary=:all:", "--dest", str(work), wanted])
+    try:
+        checked([*pip, "download", "--no-deps", "--only-binary=:all:", "--dest", str(work), wanted])
+    except StubsUnavailableError as error:
+        if re.search(r"from versions: \d", str(error)):
+            raise NoWheelForThisPythonError(str(error)) from error
+        raise
     (wheel,) = work.glob("*.whl")
     zipfile.ZipFile(wheel).extractall(work / "site")
     return work / "site"

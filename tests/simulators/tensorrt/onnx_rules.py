@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
+import numpy.typing as npt
 import onnx
 from onnx import TensorProto
 
@@ -141,6 +143,8 @@ def _node_refusals(
             sentence = f"tensor {name!r} is {TensorProto.DataType.Name(element_type)}, which is not supported"
             yield refuse("UNSUPPORTED_NODE_DATATYPE", sentence)
             return
+    if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+        yield from (refuse(*fault) for fault in _quantization_faults(node, types, graph))
     border = {value.name for value in (*graph.input, *graph.output)}
     for name in (*node.input, *node.output):
         allowed = node.op_type in ("Cast", "QuantizeLinear", "DequantizeLinear", "Identity") and name in border
@@ -150,9 +154,26 @@ def _node_refusals(
         if position < len(node.input) and node.input[position] and node.input[position] not in constants:
             yield refuse("UNSUPPORTED_NODE_INPUT", f"input {position} ({node.input[position]!r}) must be a constant")
     if node.op_type == "TopK" and node.input[1] in constants:
-        count = _constant_value(graph, node.input[1])
-        if count is not None and count >= 3840:
-            yield refuse("UNSUPPORTED_NODE_ATTR", f"K is {count}; it must be less than 3840")
+        count = _constant(graph, node.input[1])
+        if count is not None and count.max() >= 3840:
+            yield refuse("UNSUPPORTED_NODE_ATTR", f"K is {count.max()}; it must be less than 3840")
+
+
+def _quantization_faults(
+    node: onnx.NodeProto, types: dict[str, int], graph: onnx.GraphProto
+) -> Iterator[tuple[str, str]]:
+    values = node.output if node.op_type == "QuantizeLinear" else node.input[:1]
+    quantized = (*values, *node.input[2:3])
+    for name in quantized:
+        if types.get(name, TensorProto.INT8) not in (TensorProto.INT8, TensorProto.INT4, TensorProto.FLOAT8E4M3FN):
+            type_name = TensorProto.DataType.Name(types[name])
+            yield (
+                "UNSUPPORTED_NODE_DATATYPE",
+                f"{node.op_type} to or from {type_name}; int8, int4 and fp8 are supported",
+            )
+            return
+    if len(node.input) > 2 and (zero_point := _constant(graph, node.input[2])) is not None and zero_point.any():
+        yield "INVALID_NODE", "only symmetric quantization is supported: the zero point has to be zero"
 
 
 def _unsupported(node: onnx.NodeProto) -> str | None:
@@ -258,8 +279,9 @@ def data_dependent(graph: onnx.GraphProto) -> set[str]:
     return found
 
 
-def _constant_value(graph: onnx.GraphProto, name: str) -> int | None:
+def _constant(graph: onnx.GraphProto, name: str) -> npt.NDArray[Any] | None:
+    """Returns an initializer's values, None where there is none of this name with data."""
     for initializer in graph.initializer:
         if initializer.name == name and not initializer.external_data:
-            return int(onnx.numpy_helper.to_array(initializer).ravel()[0])
+            return onnx.numpy_helper.to_array(initializer)
     return None

@@ -42,8 +42,8 @@ def environment() -> tuple[Path, Path]:
             shutil.rmtree(libraries, ignore_errors=True)
             try:
                 checked([interpreter, "-m", "venv", str(folder / "venv")])
-                install = [str(python), "-m", "pip", "--quiet", "--disable-pip-version-check", "install", "--no-deps"]
-                checked([*install, "--only-binary=:all:", *_PACKAGES], seconds=900)
+                pip = [str(python), "-m", "pip", "--quiet", "--disable-pip-version-check", "--no-cache-dir"]
+                checked([*pip, "install", "--no-deps", "--only-binary=:all:", *_PACKAGES], seconds=900)
                 (site,) = (folder / "venv/lib").glob("python3.10/site-packages")
                 _replace_libraries(site / "tensorrt/libnvinfer_plugin.so.8", libraries)
             except StubsUnavailableError as error:

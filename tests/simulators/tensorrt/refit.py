@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,7 @@ class Refitter(Bound):
             if initializer.name in self._given:
                 initializer.CopyFrom(self._given[initializer.name])
         engine._missing = set()
+        engine._plan = replace(engine._plan, stripped=())
         engine._program = Program(engine._plan.model)
         return True
 

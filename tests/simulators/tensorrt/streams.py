@@ -219,8 +219,7 @@ class Streams:
             if event.stream is None or stream.capture is not None:
                 return
             _merge(stream.clock, event.clock)
-            after = (event.stream, event.sequence)
-            self._queue(stream, Operation(label="a wait", run=lambda: None), None if event.stream is stream else after)
+            self._queue(stream, Operation(label="a wait", run=lambda: None), (event.stream, event.sequence))
 
     def synchronize(self, stream: Stream, sequence: int, clock: Clock) -> None:
         """Waits for a stream up to an operation; from then on the host knows of all that came before it."""

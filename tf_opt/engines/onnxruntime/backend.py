@@ -59,6 +59,11 @@ class ONNXRuntimeBackend(EngineBackend):
             return OnnxTarget(name="onnxruntime", opset=20, gelu=True)
         return OnnxTarget(name="onnxruntime", opset=20, gelu=True, attention="microsoft", merge_qkv=True)
 
+    @property
+    def identity(self) -> str:
+        """The name with the provider."""
+        return f"{self.name} ({self.provider})"
+
     def unavailable_reason(self) -> str | None:
         """Returns why the provider cannot be used; None for the CPU's, which runs wherever the package installs."""
         return providers.unavailable_reason(self.provider)

@@ -74,7 +74,7 @@ class DeviceEngine:
         with self._lock:
             if self._bound is None:
                 bound = BoundSession(self._make_session(stream), waits=False)
-                self._shapes, self._stream = OutputShapes(len(bound.outputs)), stream
+                self._shapes, self._stream = OutputShapes(len(bound.outputs), bound.passed), stream
                 # Last: other threads look at this one without the lock.
                 self._bound = bound
             return self._bound

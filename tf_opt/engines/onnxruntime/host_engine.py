@@ -21,20 +21,16 @@ class HostEngine:
     Invariants:
         * Inputs are read where TensorFlow has them.
         * Outputs whose shape follows from the input shapes are written where TensorFlow wants them, from the second run
-          of these input shapes on; in the first one ONNX Runtime allocates them, and they are copied.
-        * Outputs whose shape follows from values are allocated by ONNX Runtime, and TensorFlow takes them over.
+          of these input shapes on.
+        * Where the shape is not known, ONNX Runtime allocates, and TensorFlow takes the memory over. It may write to
+          it: ONNX Runtime gives out new memory in each run, for an output that is a constant too.
         * A shape is never believed: ONNX Runtime refuses to write an output that is bound with another one.
     """
 
     def __init__(self, session: Any) -> None:
         """Takes a session that nothing else uses."""
         self._bound = BoundSession(session)
-        self._shapes = OutputShapes(len(self._bound.outputs))
-        names = [port.name for port in self._bound.inputs]
-        # ONNX Runtime computes nothing for an output that is an input, and does not write what is bound to it either.
-        self._passed = {
-            index: names.index(port.name) for index, port in enumerate(self._bound.outputs) if port.name in names
-        }
+        self._shapes = OutputShapes(len(self._bound.outputs), self._bound.passed)
 
     def run(self, inputs: Sequence[Array], outputs: Outputs) -> None:
         """Runs once; see `PythonEngine.run`."""
@@ -45,14 +41,15 @@ class HostEngine:
                 binding.bind_input(port.name, "cpu", 0, onnx_type(array.dtype), array.shape, address_of(array))
             if expected is None or not self._run_into(binding, expected, outputs):
                 self._run_and_learn(binding, shapes, outputs)
-        for index, source in self._passed.items():
+        for index, source in self._bound.passed.items():
+            # In place of what was taken over above, which is the input's own memory.
             array = inputs[source]
             np.copyto(outputs.allocate(index, array.shape, array.dtype), array)
 
     def _run_into(self, binding: Any, expected: Sequence[Shape | None], outputs: Outputs) -> bool:
         """Runs into memory of TensorFlow; returns whether the outputs had the shapes that were expected."""
         for index, (port, shape) in enumerate(zip(self._bound.outputs, expected, strict=True)):
-            if shape is None or index in self._passed:
+            if shape is None:
                 binding.bind_output(port.name, "cpu")
                 continue
             array = outputs.allocate(index, shape, port.dtype)
@@ -69,26 +66,19 @@ class HostEngine:
         return True
 
     def _run_and_learn(self, binding: Any, inputs: tuple[Shape, ...], outputs: Outputs) -> None:
-        """Runs into memory of ONNX Runtime, and hands the outputs over."""
+        """Runs into memory of ONNX Runtime, and has TensorFlow take it over."""
         binding.clear_binding_outputs()
         for port in self._bound.outputs:
             binding.bind_output(port.name, "cpu")
         self._bound.run(binding)
         values = binding.get_outputs()
-        varying = self._shapes.learn(inputs, [tuple(value.shape()) for value in values])
+        self._shapes.learn(inputs, [tuple(value.shape()) for value in values])
         for index, value in enumerate(values):
-            if varying[index]:
-                self._give(index, value, outputs)
-            elif index not in self._passed:
-                # Copied: what ONNX Runtime computed when it loaded is the same memory in each run, and TensorFlow may
-                # write to memory that it was given.
-                result = array_of(value)
-                np.copyto(outputs.allocate(index, result.shape, result.dtype), result)
+            self._give(index, value, outputs)
 
     def _give(self, index: int, value: Any, outputs: Outputs) -> None:
         """Has TensorFlow take over the memory of an output."""
-        if index not in self._passed:
-            outputs.adopt(index, array_of(value), (value, self._bound.session))
+        outputs.adopt(index, array_of(value), (value, self._bound.session))
 
     def close(self) -> None:
         """Lets go of the session; memory that TensorFlow took over stays."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
 Shape: TypeAlias = tuple[int, ...]
@@ -19,15 +19,18 @@ class OutputShapes:
     An output that once had another shape for the same input shapes depends on values, and is expected no more.
     """
 
-    def __init__(self, outputs: int, maximum: int = MAXIMUM_LEARNED) -> None:
+    def __init__(self, outputs: int, unexpected: Iterable[int] = (), maximum: int = MAXIMUM_LEARNED) -> None:
         """Knows nothing yet.
 
         Args:
             outputs: How many outputs there are.
+            unexpected: Indices of those of which no shape is ever to be expected.
             maximum: For how many sets of input shapes something is remembered; the one unused for longest goes first.
         """
         self._learned: OrderedDict[tuple[Shape, ...], tuple[Shape, ...]] = OrderedDict()
         self._varying = [False] * outputs
+        for index in unexpected:
+            self._varying[index] = True
         self._maximum = maximum
         self._lock = threading.Lock()
 
@@ -40,8 +43,8 @@ class OutputShapes:
             self._learned.move_to_end(inputs)
             return [None if varies else shape for shape, varies in zip(shapes, self._varying, strict=True)]
 
-    def learn(self, inputs: tuple[Shape, ...], outputs: Sequence[Shape]) -> list[bool]:
-        """Takes note of the shapes that the outputs had in a run; returns for each whether it depends on values."""
+    def learn(self, inputs: tuple[Shape, ...], outputs: Sequence[Shape]) -> None:
+        """Takes note of the shapes that the outputs had in a run."""
         found = tuple(outputs)
         with self._lock:
             before = self._learned.get(inputs, found)
@@ -51,4 +54,3 @@ class OutputShapes:
             self._learned.move_to_end(inputs)
             while len(self._learned) > self._maximum:
                 self._learned.popitem(last=False)
-            return list(self._varying)

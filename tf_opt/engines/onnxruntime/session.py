@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tf_opt.ops.python_runtime import Array
 
 _WEIGHT_PREFIX = "weight_"
+_ONLY_FATAL = 4
 
 
 def create_session(
@@ -92,6 +93,8 @@ def _session_options(threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    # An output that turns out to have another shape than expected is no error, and errors are raised anyway.
+    options.log_severity_level = _ONLY_FATAL
     # Threads wait for more work by spinning; once no run is left they stop, so that TensorFlow's get the cores.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     return options

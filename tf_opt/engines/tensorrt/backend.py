@@ -44,6 +44,12 @@ class TensorRTBackend(EngineBackend):
         except TfOptError:
             return versions.onnx_target(versions.STRONG_TYPES)
 
+    @property
+    def identity(self) -> str:
+        """The name with TensorRT's version and the GPU."""
+        version = bindings.tensorrt_module().__version__
+        return f"{self.name} {version} on {cuda.cuda_driver().device_name(ORDINAL)}"
+
     def unavailable_reason(self) -> str | None:
         """Asks the CUDA driver, and imports TensorRT only where that answers."""
         try:

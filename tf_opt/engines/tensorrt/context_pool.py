@@ -89,8 +89,7 @@ class ContextPool:
 
     def _take_idle(self, key: CallKey, profile: int) -> ContextSlot | None:
         wishes: tuple[Callable[[ContextSlot], bool], ...] = (
-            lambda slot: slot.graph_key == key,
-            lambda slot: slot.key == key,
+            lambda slot: slot.key == key,  # With its graph, where there is one.
             lambda slot: slot.graph_key is None and slot.profile == profile,
             lambda slot: slot.graph_key is None,
         )

@@ -132,7 +132,7 @@ class PlanSource:
                 versions.set_builder_flags(config, network, settings)
                 profiles.add_profiles(builder, config, network, self._ranges, self.name)
                 path = timing_cache.timing_cache_path(settings, device)
-                timing_cache.attach(config, path, device)
+                timings = timing_cache.attach(config, path, device)
                 with progress_monitor(f"TensorRT builds {self.name}") as monitor:
                     if monitor is not None:
                         config.progress_monitor = monitor
@@ -142,6 +142,7 @@ class PlanSource:
             if plan is None:
                 raise self._error("does not build", (), lines, nodes=_named_nodes(self._model, lines))
             timing_cache.save(config, path, device)
+            del timings  # Kept so far: the configuration only refers to it.
             self.log = "\n".join(lines)
             self.is_new = True
             return bytes(plan)

@@ -20,7 +20,6 @@ import tf_opt
 from tf_opt.engines.base import ShapeProfile
 from tf_opt.engines.tensorrt import cuda, profiles, stored_files
 from tf_opt.engines.tensorrt.settings import TensorRTSettings
-from tf_opt.ops import build
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +106,7 @@ class PlanCache:
                 `tf_opt.ops.cache_directory`, which the environment variable TF_OPT_CACHE_DIR moves.
             limit_bytes: How large all plans together may grow; the least recently used go first.
         """
-        self.folder = build.cache_directory() / "plans" if folder is None else Path(folder).expanduser()
+        self.folder = stored_files.default_folder("plans") if folder is None else Path(folder).expanduser()
         self.limit_bytes = limit_bytes
 
     def load(self, key: str) -> bytes | None:

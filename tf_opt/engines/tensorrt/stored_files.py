@@ -24,6 +24,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tf_opt.ops.build import cache_directory
+
 FORMAT_VERSION = 1
 
 _PREFIX = struct.Struct("<8sIQ")
@@ -34,6 +36,11 @@ _ABANDONED_SECONDS = 3600.0
 
 class UnusableFileError(ValueError):
     """A file is damaged, cut short, or of another kind; the message says which."""
+
+
+def default_folder(name: str) -> Path:
+    """Returns a folder of this backend in `tf_opt.ops.cache_directory`, which TF_OPT_CACHE_DIR moves."""
+    return cache_directory() / name
 
 
 def read_checked(path: Path, magic: bytes) -> tuple[Mapping[str, Any], bytes]:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from tf_opt.engines.tensorrt import stored_files
 from tf_opt.engines.tensorrt.plan_cache import Device
 from tf_opt.engines.tensorrt.settings import TensorRTSettings
-from tf_opt.ops import build
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -23,23 +22,31 @@ def timing_cache_path(settings: TensorRTSettings, device: Device) -> Path:
     """Returns the file that the settings name, or the one of this TensorRT and GPU."""
     if settings.timing_cache is not None:
         return Path(settings.timing_cache).expanduser()
-    return build.cache_directory() / "timing_caches" / f"{device.slug}.timing"
+    return stored_files.default_folder("timing_caches") / f"{device.slug}.timing"
 
 
-def attach(config: trt.IBuilderConfig, path: Path, device: Device) -> None:
-    """Gives a build what earlier ones measured; nothing where that is damaged or of another GPU or version."""
+def attach(config: trt.IBuilderConfig, path: Path, device: Device) -> trt.ITimingCache | None:
+    """Gives a build what earlier ones measured; nothing where that is damaged or of another GPU or version.
+
+    Returns:
+        What has to be kept until the build is over.
+    """
     known = _read(path, device)
     for content in (known, b"") if known else (b"",):
         cache = config.create_timing_cache(content)
         # False: never ignore that it was measured elsewhere.
         if cache is not None and config.set_timing_cache(cache, False):
-            return
+            return cache
         logger.info("TensorRT does not take the timing cache %s; this build measures again.", path)
+    return None
 
 
 def save(config: trt.IBuilderConfig, path: Path, device: Device) -> None:
     """Adds what a build measured to the file; what other processes added meanwhile stays."""
-    cache = config.get_timing_cache()
+    # Its stubs say that there always is one; TensorRT answers None where it took none.
+    cache: trt.ITimingCache | None = config.get_timing_cache()
+    if cache is None:
+        return
     try:
         with stored_files.exclusive(path.with_name(f".{path.name}.lock")):
             other = config.create_timing_cache(_read(path, device))
