@@ -28,6 +28,7 @@ from tf_opt.feeds import Feed, NormalizedFeed, check_feeds
 from tf_opt.frozen_graph import FrozenGraph
 from tf_opt.graph_checks import frozen_from_graph_def
 from tf_opt.ops.build import load as load_op
+from tf_opt.ops.host_weights import keep_weights_on_host
 from tf_opt.optimization_cache import CacheEntry, OptimizationCache, is_worth_keeping
 from tf_opt.optimizer_inputs import (
     check_graph_def,
@@ -245,6 +246,7 @@ class _Run:
             if entry.graph_def is not None:
                 with self.stage("attach"):
                     attached = attach_weights(entry.graph_def, weights.extended(entry.derived_weights))
+                    keep_weights_on_host(attached)
                     optimized = self.described(attached)
         stages = {"cache": time.perf_counter() - started} if entry.report.from_cache else dict(self.stage_seconds)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -241,6 +241,7 @@ class SegmentModels:
             segment=segment,
             runtime=engine.runtime,
             engine=engine.blob,
+            device=engine.device,
             weights=tuple(infos),
             maximum_cached_engines=self._options.maximum_cached_engines,
             specialize_after=self._options.specialize_after,

@@ -52,6 +52,7 @@ class EngineNode:
         maximum_cached_engines: How many engines for single shapes the op keeps beside the general one.
         specialize_after: After how many runs of one shape the op builds an engine for it; 0 for never.
         keep_fallback: Whether the segment is kept as a function for shapes that the engine does not take.
+        device: Where the node is placed, unless nodes of the segment ask for a device; empty for anywhere.
     """
 
     segment: Segment
@@ -61,6 +62,7 @@ class EngineNode:
     maximum_cached_engines: int = 16
     specialize_after: int = 0
     keep_fallback: bool = True
+    device: str = ""
 
     @property
     def all_weights(self) -> tuple[TensorInfo, ...]:
@@ -105,7 +107,8 @@ def splice_segments(graph_def: GraphDef, replacements: Sequence[EngineNode]) -> 
         elif replacement.segment.name not in placed:
             placed.add(replacement.segment.name)
             result.node.extend(_derived_weights(replacement, nodes))
-            engine = _engine_node(replacement, names, _device(replacement.segment, nodes))
+            device = _device(replacement.segment, nodes) or replacement.device
+            engine = _engine_node(replacement, names, device)
             add = _add_fallback if replacement.keep_fallback else _add_no_fallback
             engine.attr["fallback"].func.name = add(result, graph_def, replacement)
             result.node.append(engine)

@@ -82,6 +82,7 @@ class Engine:
         library: Package and version that built it, such as "openvino 2026.4.1".
         build_seconds: Wall time of the build.
         log: What the backend said while it built.
+        device: Where TensorFlow should place the engine node; empty for wherever it likes.
     """
 
     runtime: str
@@ -89,7 +90,11 @@ class Engine:
     library: str
     build_seconds: float
     log: str = ""
+    device: str = ""
 
+
+CPU_DEVICE = "/device:CPU:0"
+"""The device of nodes whose engine runs on the CPU: TensorFlow would place them on a GPU, and copy to and fro."""
 
 _INFERENCE_PRECISION = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 """OpenVINO's names of the types."""

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import ClassVar
 
-from tf_opt.engines.base import Engine, EngineBackend, SegmentModel, ShapeProfile, pack_segment
+from tf_opt.engines.base import CPU_DEVICE, Engine, EngineBackend, SegmentModel, ShapeProfile, pack_segment
 from tf_opt.environment import cpu_flags
 from tf_opt.errors import EngineBuildError
 from tf_opt.onnx_target import OnnxTarget
@@ -98,4 +98,5 @@ class OpenVINOBackend(EngineBackend):
             blob=pack_segment(segment, self.name, version),
             library=f"{self.package} {version}",
             build_seconds=time.perf_counter() - started,
+            device=CPU_DEVICE,
         )

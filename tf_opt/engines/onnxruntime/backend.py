@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import ClassVar
 
-from tf_opt.engines.base import Engine, EngineBackend, SegmentModel, ShapeProfile, pack_segment
+from tf_opt.engines.base import CPU_DEVICE, Engine, EngineBackend, SegmentModel, ShapeProfile, pack_segment
 from tf_opt.engines.blob import EngineBlob
 from tf_opt.engines.onnxruntime import providers
 from tf_opt.engines.onnxruntime.element_types import EXCHANGED
@@ -120,6 +120,7 @@ class ONNXRuntimeBackend(EngineBackend):
             # Not the distribution's name: onnxruntime-gpu installs the same package.
             library=f"{self.package} {version}{device}",
             build_seconds=time.perf_counter() - started,
+            device=CPU_DEVICE if self.provider == "cpu" else "",
         )
 
 
