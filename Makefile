@@ -6,6 +6,8 @@ VENV ?= .venv
 PYTHON ?=
 # More arguments for the program behind a target: make test ARGS='-k segment -x'
 ARGS ?=
+# How many processes run tests: one a core, but not more than 4, because each holds TensorFlow and may hold a model.
+WORKERS ?= $(shell cores=$$(nproc 2>/dev/null || echo 1); echo $$((cores < 4 ? cores : 4)))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -30,10 +32,10 @@ demo: $(installed)  ## optimize a BERT and compare it with the original
 	$(python) examples/01_bert/run.py $(ARGS)
 
 test: $(installed)  ## run all tests with coverage, the slow ones last
-	$(python) -m pytest --cov $(ARGS)
+	$(python) -m pytest --cov --numprocesses $(WORKERS) --dist loadfile --durations 20 $(ARGS)
 
 test-fast: $(installed)  ## run the tests that take seconds
-	$(python) -m pytest -m 'not slow' $(ARGS)
+	$(python) -m pytest --numprocesses $(WORKERS) --dist loadfile -m 'not slow' $(ARGS)
 
 bench: $(installed)  ## measure BERT's latency against the original Session
 	$(python) benchmark/bert_latency.py $(ARGS)
