@@ -49,7 +49,7 @@ ENGINES = (
 
 
 @pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest) -> Iterator[str]:
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, own_optimizations: Path) -> Iterator[str]:
     """Name of an engine that can run while the test runs; a test that asks for it runs once for each."""
     simulated, _, version = request.param.rpartition(" ")
     if not simulated:
@@ -57,6 +57,7 @@ def engine(request: pytest.FixtureRequest) -> Iterator[str]:
         return
     from tests.simulators.tensorrt.fixture import simulated_tensorrt
 
+    monkeypatch.setattr("tf_opt.engines.tensorrt.stored_files.cache_directory", lambda: own_optimizations)
     with simulated_tensorrt(version):
         yield "tensorrt"
 

@@ -229,7 +229,8 @@ def trials(held: HeldWeights | None) -> tuple[AdoptionTrials, list[Candidate]]:
     light, weights = detach_weights(wide_mlp())
     border = Border(inputs=("x",), outputs=("y:0",))
     options = tf_opt.Options(adopt="always")
-    builder = EngineBuilder(options, create_backend("auto"), border, DEFAULT_OPSET, None, lambda _: nullcontext())
+    backends = (create_backend("auto"),)
+    builder = EngineBuilder(options, backends, border, DEFAULT_OPSET, None, lambda _: nullcontext(), lambda *_: ())
     _, built, _ = builder.build_all(light, weights)
     found = AdoptionTrials(light, light, weights, ["y:0"], [feed()], options, held=held)
     return found, [each.candidate for each in built]

@@ -73,8 +73,9 @@ def test_constraints_are_within_what_the_package_allows() -> None:
             requirement = Requirement(line)
             if requirement.marker is None or requirement.marker.evaluate():
                 pinned[_normal(requirement.name)] = next(iter(requirement.specifier)).version
-    # TensorRT is for machines with a GPU, and not installed by the Makefile.
-    declared = [Requirement(text) for text in requires("tf_opt") or [] if not text.startswith("tensorrt")]
+    # These are for machines with a GPU, and not installed by the Makefile.
+    for_gpus = ("tensorrt", "onnxruntime-gpu")
+    declared = [Requirement(text) for text in requires("tf_opt") or [] if not text.startswith(for_gpus)]
     assert {_normal(requirement.name) for requirement in declared} <= set(pinned)
     for requirement in declared:
         assert requirement.specifier.contains(pinned[_normal(requirement.name)]), requirement

@@ -13,8 +13,9 @@ from tests.simulators.tensorrt.fixture import VERSIONS, Simulation, simulated_te
 @pytest.fixture
 def cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Where plans and timings go; no test finds those of another or of the developer."""
-    monkeypatch.setenv("TF_OPT_CACHE_DIR", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+    folder = tmp_path / "cache"
+    monkeypatch.setattr("tf_opt.engines.tensorrt.stored_files.cache_directory", lambda: folder)
+    return folder
 
 
 @pytest.fixture
