@@ -44,3 +44,9 @@ def test_impossible_values(options, message):
 def test_unknown_engine_names_the_nearest():
     with pytest.raises(errors.UnknownEngineError, match="Did you mean 'openvino'"):
         tf_opt.Tf2TrtOpt(engine="openvin")
+
+
+@pytest.mark.parametrize("engine", [b"openvino", 3, None, [b"openvino"]])
+def test_engine_that_is_no_name(engine):
+    with pytest.raises(errors.InvalidOptionError, match="expected a name"):
+        tf_opt.Tf2TrtOpt(engine=engine)

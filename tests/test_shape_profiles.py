@@ -5,7 +5,8 @@ import pytest
 import tensorflow as tf
 
 import tf_opt
-from tests.small_graphs import engine_nodes
+from tests.simulators.tensorrt.fixture import simulated_tensorrt
+from tests.small_graphs import engine_nodes, run_graph_def
 from tf_opt import errors
 from tf_opt.engines.openvino import OpenVINOBackend
 from tf_opt.engines.tensorrt.settings import TensorRTSettings
@@ -116,6 +117,65 @@ def test_several_given_ranges_stay_apart(profiles_of):
 def test_values_of_integers_that_may_be_a_shape(profiles_of):
     ((names, profile),) = behind(profiles_of([fed(1, 16), fed(2, 8, columns=2), fed(1, 16)]))
     assert profile.values == {f"input_{names.index('target:0')}": ((16, 2), (16, 4), (32, 4))}
+
+
+def sliced() -> object:
+    """x[:count] -> "y": what flows behind the slice depends on a value."""
+    graph = tf.Graph()
+    with graph.as_default():
+        x = tf.compat.v1.placeholder(tf.float32, [None, 8], name="x")
+        count = tf.compat.v1.placeholder(tf.int32, [], name="count")
+        rows = tf.math.betainc(2.0, 3.0, tf.sigmoid(x[:count]), name="between")
+        tf.identity(tf.nn.relu(rows * 2.0) + 1.0, name="y")
+    return graph.as_graph_def()
+
+
+def test_sizes_that_depend_on_values_are_those_of_all_feeds():
+    feeds = [{"x:0": np.ones([6, 8], np.float32), "count:0": np.int32(count)} for count in (3, 5)]
+    with simulated_tensorrt("10.16"):
+        optimizer = tf_opt.Tf2TrtOpt(engine="tensorrt", adopt="always", keep_fallback=False, cache=False)
+        optimized = optimizer.optimize_graph_def(sliced(), ["y:0"], feeds)
+        assert engine_nodes(optimized)
+        for feed in feeds:
+            actual, expected = (run_graph_def(each, ["y:0"], feed)[0] for each in (optimized, sliced()))
+            np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+
+def test_an_input_of_varying_rank_stays_with_tensorflow():
+    graph = tf.Graph()
+    with graph.as_default():
+        x = tf.compat.v1.placeholder(tf.float32, None, name="x")
+        tf.add(tf.tanh(x * 2.0 + 1.0) * 0.5, x, name="y")
+    feeds = [{"x:0": np.ones(shape, np.float32)} for shape in ((3, 4), (2, 3, 4))]
+    with simulated_tensorrt("10.16"):
+        optimizer = tf_opt.Tf2TrtOpt(engine="tensorrt", adopt="always", cache=False)
+        assert not engine_nodes(optimizer.optimize_graph_def(graph.as_graph_def(), ["y:0"], feeds))
+    assert any("unknown rank" in node.reason for node in optimizer.report.refused)
+
+
+def test_a_shape_outside_of_all_profiles_is_an_error_that_names_the_input():
+    given = {"ids:0": np.ones([1, 4], np.float32)}
+    graph = tf.Graph()
+    with graph.as_default():
+        ids = tf.compat.v1.placeholder(tf.float32, [None, None], name="ids")
+        tf.identity(tf.nn.relu(tf.tanh(ids) * 2.0) + 1.0, name="y")
+    with simulated_tensorrt("10.16"):
+        optimizer = tf_opt.Tf2TrtOpt(engine="tensorrt", adopt="always", keep_fallback=False, cache=False)
+        optimized = optimizer.optimize_graph_def(graph.as_graph_def(), ["y:0"], [given])
+        with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+            run_graph_def(optimized, ["y:0"], {"ids:0": np.ones([2, 4], np.float32)})
+    message = str(caught.value)
+    assert "input_0 ('ids:0') has the shape (2, 4); the engine takes (1, 4) to (1, 4). The node" in message
+
+
+def test_a_largest_shape_that_no_machine_holds(profiles_of):
+    with pytest.raises(errors.InvalidOptionError, match=r"takes 4096 GiB"):
+        profiles_of([fed(1, 4)], profiles=[{"ids": ((1, 4), (1, 4), (2**20, 2**20))}])
+
+
+def test_one_input_under_two_names(profiles_of):
+    with pytest.raises(errors.InvalidOptionError, match="twice"):
+        profiles_of([fed(1, 4)], profiles=[{"ids": RANGE["ids"], "ids:0": RANGE["ids"]}])
 
 
 @pytest.mark.parametrize(

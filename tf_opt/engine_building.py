@@ -130,6 +130,9 @@ class EngineBuilder:
         def is_supported(node: Any, inputs: tuple[TensorInfo, ...], outputs: tuple[TensorInfo, ...]) -> str | None:
             if node.op not in convertible:
                 return f"tf2onnx has no conversion for {node.op} at opset {self.opset}"
+            for tensor in (*inputs, *outputs):
+                if tensor.dtype == "bfloat16":
+                    return f"{tensor.name} has dtype bfloat16, which tf2onnx writes as float16"
             reasons = {}
             for engine, backend in self.backends.items():
                 reason = refused.get((engine, node.name)) or backend.refusal(node.op, inputs, outputs)

@@ -167,7 +167,10 @@ class Options:
         return cls(**keywords)
 
     def _check_engine(self) -> None:
-        named = (self.engine,) if isinstance(self.engine, str) or not isinstance(self.engine, Sequence) else self.engine
+        is_list = isinstance(self.engine, Sequence) and not isinstance(self.engine, str | bytes)
+        named = tuple(self.engine) if is_list else (self.engine,)
+        if not all(isinstance(name, str) for name in named):
+            raise InvalidOptionError(f"engine is {self.engine!r}; expected a name, or a list of names.")
         known = (*engine_names(), "fastest")
         for name in named:
             if name not in known:

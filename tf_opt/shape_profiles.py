@@ -6,6 +6,7 @@ the largest shape are made, and the part of the graph in front of the segment is
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ from tf_opt.weights import WeightStore
 
 MAXIMUM_SHAPE_ELEMENTS = 64
 """An integer input of more elements holds no shape; TensorRT takes no more in a shape tensor."""
+
+MAXIMUM_FEED_BYTES = 8 * 2**30
+"""An input of more bytes is a slip of the pen rather than a shape to be served."""
 
 Shapes: TypeAlias = dict[str, tuple[int, ...]]
 """Shapes by tensor name."""
@@ -60,13 +64,13 @@ class ShapeProfiles:
         Raises:
             InvalidOptionError: A range names no input, or has another rank or other fixed dimensions.
         """
-        self._distinct = _distinct(feeds)
         if settings.profiles:
             self._ranges = [self._given(profile, inputs, feeds) for profile in settings.profiles]
             return
         self._ranges = []
         if "optimal" in settings.profile_strategy:
-            self._ranges += [_Range(feed, feed, feed) for feed in self._distinct]
+            # Of all feeds: what flows into a segment may differ in shape where what is fed does not.
+            self._ranges += [_Range(feed, feed, feed) for feed in feeds]
         if "range" in settings.profile_strategy:
             self._ranges.append(self._seen(feeds))
 
@@ -81,34 +85,34 @@ class ShapeProfiles:
         Raises:
             EngineBuildError: The shapes of its inputs cannot be found out, or one is of varying rank.
         """
+        feeds = {id(feed): feed for each in self._ranges for feed in each.feeds()}
+        try:
+            samples = border_values(light, weights, segment, list(feeds.values()))
+        except CalibrationError as error:
+            raise EngineBuildError(
+                f"The shapes of what flows into {segment.name} cannot be found out: {error} Give feeds, or ranges "
+                "of shapes, that the graph takes in every combination of their smallest and largest dimensions."
+            ) from error
+        values = dict(zip(feeds, samples, strict=True))
         profiles: dict[str, ShapeProfile] = {}
         for each in self._ranges:
-            feeds = each.feeds()
-            try:
-                values = border_values(light, weights, segment, feeds)
-            except CalibrationError as error:
-                raise EngineBuildError(
-                    f"The shapes of what flows into {segment.name} cannot be found out: {error} Give feeds, or ranges "
-                    "of shapes, that the graph takes in every combination of their smallest and largest dimensions."
-                ) from error
-            profile = _profile(segment, values)
+            profile = _profile(segment, [values[id(feed)] for feed in each.feeds()])
             profiles.setdefault(repr(profile), profile)
         return tuple(profiles.values())
 
     def _seen(self, feeds: Sequence[NormalizedFeed]) -> _Range:
         """Returns the range of all feeds, tuned for the shapes that come most often, the largest of those."""
-        names = list(feeds[0])
-        for name in names:
-            if len({feed[name].ndim for feed in feeds}) > 1:
-                raise InvalidOptionError(
-                    f"The feeds have {name!r} with different ranks; an engine that is built for a range of shapes "
-                    "takes one. Feed one rank, or choose another engine."
-                )
         counts = Counter(_key(feed) for feed in feeds)
-        optimum = max(self._distinct, key=lambda feed: (counts[_key(feed)], sum(each.size for each in feed.values())))
-        smallest = {name: tuple(np.min([feed[name].shape for feed in feeds], axis=0).tolist()) for name in names}
-        largest = {name: tuple(np.max([feed[name].shape for feed in feeds], axis=0).tolist()) for name in names}
-        return _Range(_resized(optimum, smallest), optimum, _resized(optimum, largest), tuple(self._distinct))
+        optimum = max(feeds, key=lambda feed: (counts[_key(feed)], sum(each.size for each in feed.values())))
+        smallest: Shapes = {}
+        largest: Shapes = {}
+        for name, array in optimum.items():
+            # Of varying rank: no engine that serves ranges reads such an input.
+            same_rank = all(feed[name].ndim == array.ndim for feed in feeds)
+            shapes = [feed[name].shape for feed in feeds] if same_rank else [array.shape]
+            smallest[name] = tuple(np.min(shapes, axis=0).astype(int).tolist())
+            largest[name] = tuple(np.max(shapes, axis=0).astype(int).tolist())
+        return _Range(_resized(optimum, smallest), optimum, _resized(optimum, largest), tuple(feeds))
 
     def _given(
         self,
@@ -129,6 +133,8 @@ class ShapeProfiles:
                 )
             for shape in shapes:
                 _check(info, shape)
+            if info.name in given:
+                raise InvalidOptionError(f"The shape profile names {info.key!r} twice. Give one range for each input.")
             given[info.name] = shapes
             by_static_shape.setdefault(info.shape, shapes)
         seen = self._seen(feeds)
@@ -161,13 +167,16 @@ def _key(feed: NormalizedFeed) -> tuple[tuple[str, tuple[int, ...]], ...]:
     return tuple(sorted((name, array.shape) for name, array in feed.items()))
 
 
-def _distinct(feeds: Sequence[NormalizedFeed]) -> list[NormalizedFeed]:
-    """Returns one feed of each combination of shapes."""
-    return list({_key(feed): feed for feed in feeds}.values())
-
-
 def _resized(feed: NormalizedFeed, shapes: Shapes) -> NormalizedFeed:
     """Returns a feed of other shapes, made of the values of this one: ids and masks stay what they can be."""
+    for name, array in feed.items():
+        size = math.prod(shapes[name]) * array.itemsize
+        if size > MAXIMUM_FEED_BYTES:
+            raise InvalidOptionError(
+                f"A tensor {shapes[name]} for {name!r} takes {size / 2**30:.0f} GiB. To learn what flows into a "
+                "segment the graph is run at the largest shape of each range; "
+                f"{MAXIMUM_FEED_BYTES // 2**30} GiB are the most."
+            )
     return {name: np.resize(array, shapes[name]).astype(array.dtype, copy=False) for name, array in feed.items()}
 
 

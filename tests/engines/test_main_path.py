@@ -178,6 +178,18 @@ def test_what_no_engine_takes_stays_tensorflow_and_says_why(engine):
     assert "Betainc" in reason
 
 
+def test_bfloat16_in_the_middle_costs_no_more_than_itself(engine):
+    graph = tf.Graph()
+    with graph.as_default():
+        x = tf.compat.v1.placeholder(tf.float32, [None, 16], name="x")
+        front = tf.cast(tf.nn.relu(tf.tanh(x)) * 2.0 + 1.0, tf.bfloat16) + tf.constant(1.0, tf.bfloat16)
+        tf.identity(tf.nn.softmax(tf.tanh(tf.cast(front, tf.float32)) * 3.0) + 1.0, name="y")
+    optimized, report = optimize(graph.as_graph_def(), ["y:0"], [feed()], engine)
+    assert len(engine_nodes(optimized)) == 2
+    assert any("bfloat16" in node.reason for node in report.refused)
+    assert_equal(optimized, graph.as_graph_def(), ["y:0"], [feed()])
+
+
 def test_measured_adoption(engine):
     _, report = optimize(mlp(), ["y:0"], [feed()], engine, adopt="measured", measurement_seconds=0.5)
     (segment,) = report.segments

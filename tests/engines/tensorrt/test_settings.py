@@ -97,3 +97,9 @@ def test_plan_options_are_those_that_change_the_plan():
     assert TensorRTSettings(cuda_graphs=False, maximum_contexts=1, timing_cache="t").plan_options() == default
     for changed in ({"tf32": True}, {"workspace_bytes": 1}, {"optimization_level": 4}, {"tactic_sources": ()}):
         assert TensorRTSettings(**changed).plan_options() != default
+
+
+def test_iterators_are_read_once():
+    given = {"x": ((1,), (2,), (3,))}
+    assert TensorRTSettings(profiles=iter([given])).profiles == (given,)
+    assert TensorRTSettings(tactic_sources=iter(["JIT_CONVOLUTIONS"])).tactic_sources == ("JIT_CONVOLUTIONS",)

@@ -12,6 +12,7 @@ from tests.simulators.tensorrt.fixture import simulated_tensorrt
 from tests.simulators.tensorrt.plan import unpack_timing_cache
 from tf_opt.engines.tensorrt import TensorRTSettings, stored_files, timing_cache
 from tf_opt.engines.tensorrt.plan_cache import PlanCache
+from tf_opt.errors import InvalidOptionError
 
 
 def other():
@@ -65,7 +66,7 @@ def test_what_another_process_added_meanwhile_stays(simulation, tmp_path, monkey
     assert measured(path) == 2
 
 
-@pytest.mark.parametrize("content", [b"", b"no timing cache", b"TFOPTTIM" + bytes(100)])
+@pytest.mark.parametrize("content", [b"", b"TFOPTTIM" + bytes(100)])
 def test_damaged_file_is_replaced(simulation, tmp_path, content):
     path = tmp_path / "timings"
     path.write_bytes(content)
@@ -106,3 +107,11 @@ def test_folder_that_cannot_be_written_is_no_reason_to_fail(simulation, tmp_path
     blocked.write_text("")
     build(dense(), [profile()], TensorRTSettings(timing_cache=blocked / "timings"))
     assert simulation.builds == 1
+
+
+def test_a_file_of_someone_else_is_refused_and_kept(simulation, tmp_path):
+    path = tmp_path / "mine.txt"
+    path.write_text("mine")
+    with pytest.raises(InvalidOptionError, match="did not write"):
+        build(dense(), [profile()], TensorRTSettings(timing_cache=path))
+    assert path.read_text() == "mine"

@@ -75,6 +75,6 @@ def convert_input(name: str, array: Array, dtype: npt.DTypeLike) -> Array:
     if array.size and (int(array.min()) < int(limits.min) or int(array.max()) > int(limits.max)):
         raise UnsupportedShapeError(
             f"{name} has values from {array.min()} to {array.max()}; this engine takes it as {wanted.name}, from "
-            f"{limits.min} to {limits.max}."
+            f"{limits.min} to {limits.max}"
         )
     return array.astype(wanted)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tf_opt.engines.base import ShapeProfile
@@ -105,10 +105,12 @@ class ProfileTable:
     Attributes:
         shapes: Per profile, the range of each input by name.
         values: Per profile, the range of the values of each input that holds a shape.
+        labels: What a user knows each input by.
     """
 
     shapes: tuple[Mapping[str, Range], ...]
     values: tuple[Mapping[str, Range], ...]
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     def choose(self, shapes: Mapping[str, tuple[int, ...]], values: Mapping[str, tuple[int, ...]]) -> int:
         """Returns the first profile that serves these inputs, as the tuned ones stand before the wide one.
@@ -134,9 +136,12 @@ class ProfileTable:
                 ranges = [profile[name] for profile in table if name in profile]
                 if ranges and not any(_is_inside(tuple_, each) for each in ranges):
                     listed = " or ".join(f"{low} to {high}" for low, high in ranges)
-                    return f"{name} has the {what} {tuple_}; the engine takes {listed}."
-        listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-        return f"No profile of the engine takes all of {listed} together: {self.shapes}."
+                    return f"{self._label(name)} has the {what} {tuple_}; the engine takes {listed}"
+        listed = ", ".join(f"{self._label(name)} {shape}" for name, shape in shapes.items())
+        return f"no profile of the engine takes all of {listed} together: {self.shapes}"
+
+    def _label(self, name: str) -> str:
+        return f"{name} ({self.labels[name]!r})" if name in self.labels else name
 
 
 def _is_inside(given: tuple[int, ...], allowed: Range) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tf_opt.engines.tensorrt import cuda, profiles, versions
@@ -59,6 +60,8 @@ def load_engine(definition: EngineDefinition) -> TensorRTEngine:
     )
     runtime, engine = _deserialize(source, settings)
     border = describe_border(engine, header["input_dtypes"], header["output_dtypes"], ranges)
+    labels = {f"input_{i}": text.split()[0] for i, text in enumerate(header.get("inputs", ()))}
+    border = replace(border, profiles=replace(border.profiles, labels=labels))
     # Where TensorRT has other types than TensorFlow, the op copies through the host, where values are checked.
     kind = DeviceTensorRTEngine if border.has_tensorflow_types else TensorRTEngine
     return kind(definition.segment_name, runtime, engine, border, settings, ordinal)

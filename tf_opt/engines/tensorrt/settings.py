@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from numbers import Integral
 from typing import Any, Literal, TypeAlias, get_args
@@ -15,6 +15,9 @@ ShapeRange: TypeAlias = tuple[Sequence[int], Sequence[int], Sequence[int]]
 
 ProfileStrategy: TypeAlias = Literal["range", "optimal", "range+optimal"]
 HardwareCompatibility: TypeAlias = Literal["none", "ampere_plus", "same_compute_capability"]
+
+MAXIMUM_CONTEXTS = 1024
+"""Each has memory of its own on the GPU."""
 
 _OF_THE_PLAN = (
     "workspace_bytes",
@@ -90,19 +93,25 @@ class TensorRTSettings:
             ("hardware_compatibility", get_args(HardwareCompatibility)),
         ):
             value = getattr(self, name)
-            if value not in allowed:
+            if not isinstance(value, str) or value not in allowed:
                 raise InvalidOptionError(
                     f"{name} is {value!r}; expected one of {', '.join(allowed)}.{did_you_mean(str(value), allowed)}"
                 )
         for name in ("version_compatible", "strip_weights", "cuda_graphs", "tf32"):
             if not isinstance(getattr(self, name), bool):
                 raise InvalidOptionError(f"{name} is {getattr(self, name)!r}; expected True or False.")
+        for name in ("profiles", "tactic_sources"):
+            # An iterator could be read once only.
+            if isinstance(getattr(self, name), Iterator):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.workspace_bytes is not None:
-            self._check_integer("workspace_bytes", 1, None)
+            self._check_integer("workspace_bytes", 1, 2**63 - 1)
         self._check_integer("optimization_level", 0, 5)
-        self._check_integer("maximum_contexts", 1, None)
+        self._check_integer("maximum_contexts", 1, MAXIMUM_CONTEXTS)
         if self.timing_cache is not None and not isinstance(self.timing_cache, str | os.PathLike):
             raise InvalidOptionError(f"timing_cache is {self.timing_cache!r}; expected a path or None.")
+        if self.timing_cache is not None and (not os.fspath(self.timing_cache) or "\0" in os.fspath(self.timing_cache)):
+            raise InvalidOptionError(f"timing_cache is {self.timing_cache!r}; expected the path of a file, or None.")
         names = () if self.tactic_sources is None else _items(self.tactic_sources)
         if names is None or not all(isinstance(each, str) for each in names):
             raise InvalidOptionError(
@@ -130,12 +139,10 @@ class TensorRTSettings:
         known = {field.name for field in fields(cls)} - set(_NOT_STORED)
         return cls(**{name: value for name, value in plain.items() if name in known})
 
-    def _check_integer(self, name: str, smallest: int, largest: int | None) -> None:
+    def _check_integer(self, name: str, smallest: int, largest: int) -> None:
         value = getattr(self, name)
-        is_integer = isinstance(value, int) and not isinstance(value, bool)
-        if not is_integer or value < smallest or (largest is not None and value > largest):
-            expected = f"of at least {smallest}" if largest is None else f"from {smallest} to {largest}"
-            raise InvalidOptionError(f"{name} is {value!r}; expected an integer {expected}.")
+        if isinstance(value, bool) or not isinstance(value, int) or not smallest <= value <= largest:
+            raise InvalidOptionError(f"{name} is {value!r}; expected an integer from {smallest} to {largest}.")
 
     def _check_profiles(self) -> None:
         profiles = _items(self.profiles)
@@ -146,6 +153,8 @@ class TensorRTSettings:
             )
         for profile in profiles:
             for name, shapes in profile.items():
+                if not isinstance(name, str):
+                    raise InvalidOptionError(f"A profile names the input {name!r}; expected the name of an input.")
                 if not _is_range(shapes):
                     raise InvalidOptionError(
                         f"The profile of the input {name!r} is {shapes!r}; expected three shapes of equal rank, with "
@@ -155,12 +164,12 @@ class TensorRTSettings:
 
 def _is_range(shapes: Any) -> bool:
     three = [_items(shape) for shape in _items(shapes) or ()]
-    if len(three) != 3 or None in three:
+    if len(three) != 3 or None in three or not len(three[0] or ()) == len(three[1] or ()) == len(three[2] or ()):
         return False
-    smallest, middle, largest = (shape or () for shape in three)
-    return len(smallest) == len(middle) == len(largest) and all(
-        all(isinstance(size, Integral) for size in sizes) and 0 <= sizes[0] <= sizes[1] <= sizes[2]
-        for sizes in zip(smallest, middle, largest, strict=True)
+    return all(
+        all(isinstance(size, Integral) and not isinstance(size, bool) for size in sizes)
+        and 0 <= sizes[0] <= sizes[1] <= sizes[2]
+        for sizes in zip(*(shape or () for shape in three), strict=True)
     )
 
 

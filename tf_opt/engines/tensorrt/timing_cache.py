@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from tf_opt.engines.tensorrt import stored_files
 from tf_opt.engines.tensorrt.plan_cache import Device
 from tf_opt.engines.tensorrt.settings import TensorRTSettings
+from tf_opt.errors import InvalidOptionError
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -19,9 +20,15 @@ MAGIC = b"TFOPTTIM"
 
 
 def timing_cache_path(settings: TensorRTSettings, device: Device) -> Path:
-    """Returns the file that the settings name, or the one of this TensorRT and GPU."""
+    """Returns the file that the settings name, or the one of this TensorRT and GPU.
+
+    Raises:
+        InvalidOptionError: The settings name a file that is something else, which a build would overwrite.
+    """
     if settings.timing_cache is not None:
-        return Path(settings.timing_cache).expanduser()
+        path = Path(settings.timing_cache).expanduser()
+        refuse_foreign(path)
+        return path
     return stored_files.default_folder("timing_caches") / f"{device.slug}.timing"
 
 
@@ -39,6 +46,24 @@ def attach(config: trt.IBuilderConfig, path: Path, device: Device) -> trt.ITimin
             return cache
         logger.info("TensorRT does not take the timing cache %s; this build measures again.", path)
     return None
+
+
+def refuse_foreign(path: Path) -> None:
+    """Raises where a file is there that tf_opt did not write, whatever is in it.
+
+    Raises:
+        InvalidOptionError: There is such a file.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(MAGIC))
+    except OSError:
+        return  # There is none yet, or saving will say what is wrong.
+    if start and start != MAGIC:
+        raise InvalidOptionError(
+            f"timing_cache is {str(path)!r}, a file that tf_opt did not write and would overwrite. Name another file, "
+            "or remove that one."
+        )
 
 
 def save(config: trt.IBuilderConfig, path: Path, device: Device) -> None:
