@@ -42,7 +42,8 @@ def minilm():
     frozen = tf_opt.freeze_keras(model)
     border = Border(inputs=tuple(map(node_name, frozen.input_names)), outputs=frozen.output_names)
     light, weights = detach_weights(frozen.graph_def)
-    builder = EngineBuilder(Options(), create_backend("openvino"), border, DEFAULT_OPSET, None, lambda _: nullcontext())
+    backends = (create_backend("openvino"),)
+    builder = EngineBuilder(Options(), backends, border, DEFAULT_OPSET, None, lambda _: nullcontext(), lambda *_: ())
     light = builder.separate(PassPipeline(GRAPH_PASSES).run(light, border))
     (segment,) = builder.segment(light).segments
     names = {info.key: info.name for info in frozen.inputs}
@@ -52,7 +53,7 @@ def minilm():
         named = [{names[key]: np.asarray(each[key], np.int32) for key in names} for each in tokens]
         return border_values(light, weights, segment, named), [each["attention_mask"] for each in tokens]
 
-    prepared = builder.models.prepare(light, weights, segment)
+    prepared = builder.models["openvino"].prepare(light, weights, segment)
     calibration, _ = feeds([[sentence] for sentence in CALIBRATION])
     return prepared.model, calibration, feeds([UNSEEN[start : start + 20] for start in range(0, len(UNSEEN), 20)])
 
