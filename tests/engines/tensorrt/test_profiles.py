@@ -36,7 +36,7 @@ def test_first_profile_that_takes_all_inputs(a, b, index):
 @pytest.mark.parametrize(
     ("a", "b", "message"),
     [
-        ((9, 4), (1,), r"a has the shape \(9, 4\); the engine takes \(1, 4\) to \(2, 4\) or \(1, 1\) to \(8, 8\)\."),
+        ((9, 4), (1,), r"a has the shape \(9, 4\); the engine takes \(1, 4\) to \(2, 4\) or \(1, 1\) to \(8, 8\)"),
         ((2, 4, 1), (1,), r"a has the shape \(2, 4, 1\)"),
         ((2, 4), (3,), r"b has the shape \(3,\)"),
         ((8, 8), (1,), r"all of a \(8, 8\), b \(1,\) together"),
