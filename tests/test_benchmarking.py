@@ -104,4 +104,4 @@ def test_wrong_arguments() -> None:
         benchmark({"a": graph(1.0)}, [{}])
     for empty in ([], {"x": 1}):
         with pytest.raises(InvalidFeedError, match="list of at least one feed"):
-            benchmark({"a": graph(1.0)}, empty)  # type: ignore[arg-type]
+            benchmark({"a": graph(1.0)}, empty)

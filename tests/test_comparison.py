@@ -161,7 +161,7 @@ def test_feeds_are_checked_before_anything_runs() -> None:
     with pytest.raises(InvalidFeedError, match="empty"):
         compare(graph(1.0, "y"), graph(1.0, "y"), [])
     with pytest.raises(InvalidFeedError, match=r"\[feed\]"):
-        compare(graph(1.0, "y"), graph(1.0, "y"), good)  # type: ignore[arg-type]
+        compare(graph(1.0, "y"), graph(1.0, "y"), good)
 
 
 def test_table_says_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:

@@ -112,7 +112,7 @@ def test_lists_of_feeds() -> None:
     with pytest.raises(InvalidFeedError, match="list of feeds is empty"):
         check_feeds([], [IDS])
     with pytest.raises(InvalidFeedError, match=r"Write \[feed\]"):
-        check_feeds(good, [IDS])  # type: ignore[arg-type]
+        check_feeds(good, [IDS])
 
 
 def test_graph_without_inputs_takes_empty_feeds() -> None:

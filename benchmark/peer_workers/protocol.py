@@ -71,7 +71,7 @@ class Peer(ABC):
 
     def arrays(self, outputs: tuple[Any, Any]) -> tuple[Array, Array]:
         """Returns outputs of `run` as fp32 arrays; not part of what is timed."""
-        return tuple(np.asarray(output, np.float32) for output in outputs)  # type: ignore[return-value]
+        return tuple(np.asarray(output, np.float32) for output in outputs)
 
 
 def read_feeds(path: str) -> dict[str, dict[str, Array]]:

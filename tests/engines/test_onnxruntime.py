@@ -210,7 +210,7 @@ def test_an_operator_that_does_nothing_gives_no_memory_of_tensorflow_away(op_typ
 def identity_engine(*types: int) -> Any:
     """Each output is an input, through an operator that has a kernel for its type."""
     nodes = [helper.make_node("Identity", [f"input_{i}"], [f"output_{i}"]) for i in range(len(types))]
-    inputs: dict[str, tuple[int, Sequence[Any]]] = {f"input_{i}": (each, None) for i, each in enumerate(types)}  # type: ignore[dict-item]
+    inputs: dict[str, tuple[int, Sequence[Any]]] = {f"input_{i}": (each, None) for i, each in enumerate(types)}
     return load_engine(definition_of(model_of(nodes, inputs, {f"output_{i}": each for i, each in enumerate(types)})))
 
 

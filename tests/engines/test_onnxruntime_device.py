@@ -206,7 +206,7 @@ def test_empty_tensors(driver: Driver) -> None:
 
 def test_host_memory_is_refused(driver: Driver) -> None:
     with pytest.raises(EngineRunError, match="run_on_device"):
-        engine_of(driver, relu_model(), WEIGHTS).run([], None)  # type: ignore[arg-type]
+        engine_of(driver, relu_model(), WEIGHTS).run([], None)
 
 
 def test_close_waits_for_the_gpu(driver: Driver) -> None:

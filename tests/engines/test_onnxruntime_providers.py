@@ -63,7 +63,7 @@ def test_without_a_gpu_only_the_driver_is_asked(monkeypatch: pytest.MonkeyPatch)
 
 def test_unknown_provider() -> None:
     with pytest.raises(InvalidOptionError, match="Did you mean 'cuda'"):
-        ONNXRuntimeBackend("cudo")  # type: ignore[arg-type]
+        ONNXRuntimeBackend("cudo")
 
 
 def test_package_without_the_provider_names_the_one_with_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,7 +77,7 @@ def dense_fallback() -> Any:
     """The dense segment as a TensorFlow function of (input, weights)."""
 
     @tf1_function([tf.float32] * 3)
-    def dense_segment_fallback(x, weight, bias):  # type: ignore[no-untyped-def]
+    def dense_segment_fallback(x, weight, bias):
         return tf.matmul(x, weight) + bias
 
     return dense_segment_fallback
@@ -87,7 +87,7 @@ def tf1_function(dtypes: Sequence[tf.DType]) -> Callable[[Any], Any]:
     """Makes a graph function of a Python function, as the op's attribute `fallback` takes it."""
     from tensorflow.python.framework import function
 
-    return function.Defun(*dtypes)  # type: ignore[no-any-return]
+    return function.Defun(*dtypes)
 
 
 def engine_op(
@@ -132,7 +132,7 @@ def no_fallback_function() -> Any:
     from tensorflow.python.framework import function
 
     @function.Defun(func_name="tf_opt_no_fallback")
-    def nothing():  # type: ignore[no-untyped-def]
+    def nothing():
         return tf.constant(0)
 
     return nothing

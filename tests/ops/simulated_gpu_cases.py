@@ -91,7 +91,7 @@ class DeviceAdd:
 
 def add_fallback() -> Any:
     @tf1_function([tf.float32, tf.float32])
-    def add_segment_fallback(x, bias):  # type: ignore[no-untyped-def]
+    def add_segment_fallback(x, bias):
         return OPS.simulated_add(a=x, b=bias), tf.identity(bias)
 
     return add_segment_fallback
@@ -154,7 +154,7 @@ def test_unsupported_shape_runs_the_fallback_on_the_gpu() -> None:
 
 def test_fallback_nodes_without_a_kernel_there_run_on_the_cpu() -> None:
     @tf1_function([tf.float32, tf.float32])
-    def unique_segment_fallback(x, bias):  # type: ignore[no-untyped-def]
+    def unique_segment_fallback(x, bias):
         return tf.numpy_function(lambda a: a * 2, [x], tf.float32), tf.identity(bias)
 
     python_runtime.register("device_add", DeviceAdd)
@@ -203,7 +203,7 @@ def test_every_type_crosses(engine: Any, dims: tuple[int, ...]) -> None:
     types = [tf.as_dtype(dtype) for dtype in DTYPES]
 
     @tf1_function(types)
-    def echo_segment_fallback(*arguments):  # type: ignore[no-untyped-def]
+    def echo_segment_fallback(*arguments):
         return tuple(tf.identity(argument) for argument in arguments)
 
     with tf1.Graph().as_default() as graph, tf1.Session(graph=graph) as session:

@@ -192,7 +192,7 @@ def wrong_index(outputs: Outputs, x: Array) -> None:
 
 
 def no_shape(outputs: Outputs, x: Array) -> None:
-    outputs.allocate(0, ("two", 3), np.float32)  # type: ignore[arg-type]
+    outputs.allocate(0, ("two", 3), np.float32)
 
 
 def negative_shape(outputs: Outputs, x: Array) -> None:

@@ -144,7 +144,7 @@ def test_arguments_of_wrong_types(asked: Asked) -> None:
 
 
 def test_base_class_has_to_be_initialized(asked: Asked) -> None:
-    class Forgetful(asked.trt.ILogger):  # type: ignore[misc, name-defined]
+    class Forgetful(asked.trt.ILogger):
         def __init__(self) -> None:
             pass
 
@@ -191,7 +191,7 @@ def test_shape_input_of_more_than_64_elements(asked: Asked) -> None:
 
 
 def monitor(asked: Asked, cancel_at: str = "") -> Any:
-    class Monitor(asked.trt.IProgressMonitor):  # type: ignore[misc, name-defined]
+    class Monitor(asked.trt.IProgressMonitor):
         def __init__(self) -> None:
             asked.trt.IProgressMonitor.__init__(self)
             self.events: list[Any] = []

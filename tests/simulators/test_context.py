@@ -178,7 +178,7 @@ def test_two_threads_in_one_context(asked: Asked) -> None:
     inside, leave = threading.Event(), threading.Event()
     context = asked.context(asked.engine(models.non_zero()))
 
-    class Slow(asked.trt.IOutputAllocator):  # type: ignore[misc, name-defined]
+    class Slow(asked.trt.IOutputAllocator):
         def __init__(self) -> None:
             asked.trt.IOutputAllocator.__init__(self)
 

@@ -12,7 +12,7 @@ from tests.simulators.tensorrt.questions import Asked, growing_allocator
 def allocator_of(asked: Asked, address: Any) -> Any:
     """Returns an output allocator that answers `address(size)`."""
 
-    class Allocator(asked.trt.IOutputAllocator):  # type: ignore[misc, name-defined]
+    class Allocator(asked.trt.IOutputAllocator):
         def __init__(self) -> None:
             asked.trt.IOutputAllocator.__init__(self)
 
@@ -89,7 +89,7 @@ def test_allocator_of_an_output_whose_shape_is_known(asked: Asked) -> None:
 def test_callback_that_uses_its_context(asked: Asked) -> None:
     context = asked.context(asked.engine(models.non_zero()))
 
-    class Curious(asked.trt.IOutputAllocator):  # type: ignore[misc, name-defined]
+    class Curious(asked.trt.IOutputAllocator):
         def __init__(self) -> None:
             asked.trt.IOutputAllocator.__init__(self)
 
@@ -117,7 +117,7 @@ def test_allocator_can_be_taken_back(asked: Asked) -> None:
 
 
 def test_allocator_is_told_the_stream_where_it_wants_it(asked: Asked) -> None:
-    class Both(asked.trt.IOutputAllocator):  # type: ignore[misc, name-defined]
+    class Both(asked.trt.IOutputAllocator):
         def __init__(self) -> None:
             asked.trt.IOutputAllocator.__init__(self)
             self.streams: list[int] = []

@@ -143,7 +143,8 @@ _loaders: dict[str, Loader] = {}
 _engines: dict[int, PythonEngine] = {}
 _engine_ids = itertools.count(1)
 _owners = Owners()
-_op: python_native.OpFunctions | None = None
+_op: python_native.OpFunctions
+"""Set when the first runtime is registered, before any engine can be loaded."""
 _functions: python_native.Functions | None = None
 
 
@@ -222,7 +223,7 @@ def _load(pointer: Any, call: int) -> int:
         with _lock:
             engine_id = next(_engine_ids)
             _engines[engine_id] = engine
-        _op.engine_loaded(call, engine_id, hasattr(engine, "run_on_device"))  # type: ignore[union-attr]
+        _op.engine_loaded(call, engine_id, hasattr(engine, "run_on_device"))
         return python_native.DONE
     except BaseException as error:
         return _outcome(call, error)
@@ -230,7 +231,7 @@ def _load(pointer: Any, call: int) -> int:
 
 def _run(engine_id: int, address: int, count: int, call: int) -> int:
     def run() -> None:
-        with OutputsOfCall(_op, _owners, call) as outputs:  # type: ignore[arg-type]
+        with OutputsOfCall(_op, _owners, call) as outputs:
             _engines[engine_id].run(python_native.arrays_of(words, begin), outputs)
 
     try:
@@ -245,7 +246,7 @@ def _run_on_device(engine_id: int, address: int, count: int, call: int, stream: 
     def run() -> None:
         inputs = [DeviceArray(*tensor) for tensor in python_native.device_tensors_of(words, begin)]
         engine: Any = _engines[engine_id]
-        with DeviceOutputsOfCall(_op, call) as outputs:  # type: ignore[arg-type]
+        with DeviceOutputsOfCall(_op, call) as outputs:
             engine.run_on_device(inputs, outputs, stream or 0)
 
     try:
@@ -275,7 +276,7 @@ def _outcome(call: int, error: BaseException) -> int:
     """Tells the op why a call failed; returns the number of the kind of failure."""
     if isinstance(error, KeyboardInterrupt):
         return python_native.INTERRUPTED
-    _op.set_message(call, python_native.message_of(error))  # type: ignore[union-attr]
+    _op.set_message(call, python_native.message_of(error))
     if isinstance(error, UnsupportedShapeError):
         return python_native.UNSUPPORTED_SHAPE
     logger.debug("An engine failed.", exc_info=error)

@@ -64,7 +64,7 @@ def facts_behind(text: str) -> PaddingFacts:
         seen = [ORIGINAL if value is None else known.get(value, ORIGINAL) for value in node.inputs]
         known.update(dict.fromkeys(node.outputs, facts_of(node, seen, scene)))
     output = model.graph.outputs[0]
-    return known[output.producer().outputs[0]]  # type: ignore[union-attr]
+    return known[output.producer().outputs[0]]
 
 
 MASKED = "m = Add(s, low)"

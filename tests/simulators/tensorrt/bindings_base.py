@@ -15,7 +15,7 @@ def versions(since: Version = (0, 0), until: Version = (99, 0)) -> Callable[[_Me
 
     def mark(member: _Member) -> _Member:
         target = member.fget if isinstance(member, property) else member
-        target.__api_versions__ = (since, until)  # type: ignore[attr-defined]
+        target.__api_versions__ = (since, until)
         return member
 
     return mark
@@ -109,7 +109,7 @@ class Enumeration:
         return hash(self._value)
 
     def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and int(other) == self._value  # type: ignore[call-overload, no-any-return]
+        return type(other) is type(self) and int(other) == self._value
 
     def __str__(self) -> str:
         return f"{type(self).__name__}.{self.name}"
@@ -131,7 +131,7 @@ class Dims:
     """A shape. Equal to lists and tuples of the same numbers."""
 
     MAX_DIMS: ClassVar[int] = 8
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
     def __init__(self, shape: Sequence[int] = ()) -> None:
         self._shape = [int(size) for size in shape]
@@ -164,7 +164,7 @@ def as_shape(value: object, what: str) -> tuple[int, ...]:
 def as_buffer(value: object, what: str) -> bytes:
     """Returns what pybind11 takes for a buffer, or raises its TypeError."""
     try:
-        return memoryview(value).tobytes()  # type: ignore[arg-type]
+        return memoryview(value).tobytes()
     except TypeError:
         raise TypeError(f"{what}: incompatible function arguments; expected a buffer, got {type(value)}") from None
 
@@ -183,8 +183,8 @@ class IHostMemory(bytearray):
     def _refuse(self, *_arguments: object) -> Any:
         raise TypeError("IHostMemory offers nbytes and the buffer protocol; use memoryview() or bytes()")
 
-    __len__ = __getitem__ = __iter__ = __add__ = __contains__ = __eq__ = __setitem__ = _refuse  # type: ignore[assignment]
-    __hash__ = None  # type: ignore[assignment]
+    __len__ = __getitem__ = __iter__ = __add__ = __contains__ = __eq__ = __setitem__ = _refuse
+    __hash__ = None
     __reversed__ = _refuse
 
 

@@ -164,7 +164,7 @@ class IExecutionContext(Owner):
     def get_tensor_shape(self, name: str) -> Dims:
         with self._used("get_tensor_shape()") as engine:
             shape = self._shape(engine, name)
-            return self.library.module.Dims(shape)  # type: ignore[no-any-return]
+            return self.library.module.Dims(shape)
 
     def get_max_output_size(self, name: str) -> int:
         with self._used("get_max_output_size()") as engine:

@@ -17,7 +17,7 @@ def cuda_error(message: str) -> Exception:
     """Returns the error that the backend's driver raises."""
     from tf_opt import errors
 
-    return getattr(errors, "CudaError", RuntimeError)(message)  # type: ignore[no-any-return]
+    return getattr(errors, "CudaError", RuntimeError)(message)
 
 
 class SimulatedCudaDriver:

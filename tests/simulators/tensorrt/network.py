@@ -30,7 +30,7 @@ class ITensor(Bound):
 
     @property
     def shape(self) -> Dims:
-        return self.library.module.Dims(declared_shape(self._value))  # type: ignore[no-any-return]
+        return self.library.module.Dims(declared_shape(self._value))
 
     @property
     def is_shape_tensor(self) -> bool:

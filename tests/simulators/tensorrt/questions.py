@@ -157,7 +157,7 @@ class Bound:
 def logger(tensorrt: Any) -> Any:
     """Returns a logger of a TensorRT that keeps warnings and errors in `lines`."""
 
-    class Log(tensorrt.ILogger):  # type: ignore[misc, name-defined]
+    class Log(tensorrt.ILogger):
         def __init__(self) -> None:
             tensorrt.ILogger.__init__(self)
             self.lines: list[str] = []
@@ -172,7 +172,7 @@ def logger(tensorrt: Any) -> Any:
 def growing_allocator(asked: Asked) -> Any:
     """Returns an output allocator that keeps what it was asked in `seen`, and its last address in `address`."""
 
-    class Allocator(asked.trt.IOutputAllocator):  # type: ignore[misc, name-defined]
+    class Allocator(asked.trt.IOutputAllocator):
         def __init__(self) -> None:
             asked.trt.IOutputAllocator.__init__(self)
             self.seen: list[Any] = []

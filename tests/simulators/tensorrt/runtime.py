@@ -147,7 +147,7 @@ class ICudaEngine(Owner):
 
     def get_tensor_shape(self, name: str) -> Dims:
         value = self._value(name)
-        return self.library.module.Dims(() if value is None else declared_shape(value))  # type: ignore[no-any-return]
+        return self.library.module.Dims(() if value is None else declared_shape(value))
 
     def get_tensor_location(self, name: str) -> Any:
         locations = self.library.module.TensorLocation
