@@ -31,9 +31,8 @@ def own_optimizations(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.
     """Where this test's optimizations are kept, so that none finds the result of another or of the developer."""
     folder = tmp_path_factory.getbasetemp() / "caches" / str(next(_test_numbers))
     # Not imported for it: tests of what an import loads must not find TensorFlow loaded.
-    for name in ("tf_opt.optimization_cache", "tf_opt.engines.tensorrt.stored_files"):
-        if (module := sys.modules.get(name)) is not None:
-            monkeypatch.setattr(module, "cache_directory", lambda: folder)
+    if (module := sys.modules.get("tf_opt.cache_files")) is not None:
+        monkeypatch.setattr(module, "cache_directory", lambda: folder)
     return folder
 
 
@@ -57,7 +56,7 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, own_
         return
     from tests.simulators.tensorrt.fixture import simulated_tensorrt
 
-    monkeypatch.setattr("tf_opt.engines.tensorrt.stored_files.cache_directory", lambda: own_optimizations)
+    monkeypatch.setattr("tf_opt.cache_files.cache_directory", lambda: own_optimizations)
     with simulated_tensorrt(version):
         yield "tensorrt"
 

@@ -12,7 +12,8 @@ import pytest
 from tensorflow.core.framework import graph_pb2
 
 from tests.small_graphs import mlp
-from tf_opt import optimization_cache
+from tf_opt import cache_files, optimization_cache
+from tf_opt import files as files_module
 from tf_opt.ops import cache_directory
 from tf_opt.optimization_cache import CacheEntry, OptimizationCache, is_worth_keeping
 from tf_opt.report import Measurement, OptimizationReport, RefusedNode, SegmentReport
@@ -67,7 +68,7 @@ def test_later_entry_replaces_the_earlier(tmp_path):
 
 
 def test_folder_of_the_environment(monkeypatch, tmp_path):
-    monkeypatch.setattr(optimization_cache, "cache_directory", cache_directory)
+    monkeypatch.setattr(cache_files, "cache_directory", cache_directory)
     monkeypatch.setenv("TF_OPT_CACHE_DIR", str(tmp_path))
     assert OptimizationCache().folder == tmp_path / "optimizations"
 
@@ -109,7 +110,7 @@ def test_more_behind_the_end_is_a_miss(tmp_path):
 def test_other_format_is_a_miss(monkeypatch, tmp_path):
     cache = OptimizationCache(tmp_path)
     cache.store(KEY, entry())
-    monkeypatch.setattr(optimization_cache, "FORMAT_VERSION", 2)
+    monkeypatch.setattr(cache_files, "FORMAT_VERSION", 2)
     assert cache.load(KEY) is None
     assert cache.store(KEY, entry())
     assert_equal(cache.load(KEY), entry())
@@ -138,7 +139,7 @@ def test_folder_that_cannot_be_written_is_said_and_no_error(tmp_path, caplog):
     (tmp_path / "file").write_text("")
     cache = OptimizationCache(tmp_path / "file" / "folder")
     assert not cache.store(KEY, entry())
-    assert "cannot be cached" in caplog.text
+    assert "cannot be written" in caplog.text
     assert cache.load(KEY) is None
 
 
@@ -148,7 +149,7 @@ def test_writer_that_fails_leaves_nothing(monkeypatch, tmp_path):
 
     cache = OptimizationCache(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(optimization_cache.os, "replace", refuse)
+        patch.setattr(files_module.os, "replace", refuse)
         assert not cache.store(KEY, entry())
     assert files(tmp_path) == []
 

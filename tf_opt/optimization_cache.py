@@ -1,14 +1,10 @@
 """Keeps the results of optimizations on disk, so that the same one is not done twice on a machine.
 
-One file an entry, all integers little-endian::
+An entry is a file of `tf_opt.cache_files`: in the header the report and the lengths of the parts of the payload,
+which are
 
-    8 bytes   magic b"TFOPTRES"
-    u32       format version (1)
-    u64       length of the header
-    ...       header: a JSON object, UTF-8: the key, the report, and the lengths of the parts that follow
-    ...       the optimized graph, light, as a serialized GraphDef; nothing where no engine was adopted
-    ...       each constant that was derived for its engines, as a serialized NodeDef
-    32 bytes  SHA-256 of everything before
+    the optimized graph, light, as a serialized GraphDef; nothing where no engine was adopted
+    each constant that was derived for its engines, as a serialized NodeDef
 
 The user's own constants are not stored: they come with the graph that is to be optimized. An entry that is damaged, cut
 short or of another format is as good as none.
@@ -16,16 +12,7 @@ short or of another format is as good as none.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import hashlib
-import json
-import logging
 import math
-import os
-import struct
-import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,22 +22,15 @@ from google.protobuf.message import DecodeError
 from tensorflow.core.framework.graph_pb2 import GraphDef
 from tensorflow.core.framework.node_def_pb2 import NodeDef
 
-from tf_opt.ops.build import cache_directory
+from tf_opt.cache_files import CacheFolder, default_folder
 from tf_opt.plain_data import from_plain, to_plain
 from tf_opt.report import OptimizationReport
 
-logger = logging.getLogger(__name__)
-
 MAGIC = b"TFOPTRES"
-FORMAT_VERSION = 1
 DEFAULT_LIMIT_BYTES = 8 * 2**30
 """Room for about seventy BERT-base in int8, whose weights are stored, or thousands in fp32, whose weights are not."""
 
-_PREFIX = struct.Struct("<8sIQ")
 _SUFFIX = ".tf_opt"
-_TEMPORARY_PREFIX = ".writing-"
-_ABANDONED_SECONDS = 3600.0
-"""A temporary file that is older belongs to a process that died."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +59,8 @@ class OptimizationCache:
                 `tf_opt.ops.cache_directory`, which the environment variable TF_OPT_CACHE_DIR moves.
             limit_bytes: How large all entries together may grow; the least recently used go first.
         """
-        self.folder = cache_directory() / "optimizations" if folder is None else Path(folder).expanduser()
-        self.limit_bytes = limit_bytes
+        self.folder = default_folder("optimizations") if folder is None else Path(folder).expanduser()
+        self._files = CacheFolder(self.folder, _SUFFIX, MAGIC, limit_bytes)
 
     def load(self, key: str) -> CacheEntry | None:
         """Returns the entry of a key, or None where there is none that can be used. An unusable one is removed.
@@ -88,21 +68,14 @@ class OptimizationCache:
         Args:
             key: What `tf_opt.cache_key.cache_key` returned.
         """
-        path = self._path(key)
-        try:
-            content = path.read_bytes()
-        except OSError:
+        found = self._files.load(key)
+        if found is None:
             return None
         try:
-            entry = _unpack(key, content)
-        except (ValueError, TypeError, KeyError, struct.error, DecodeError) as error:
-            logger.info("The cached optimization %s is of no use and is removed: %s", path, error)
-            with contextlib.suppress(OSError):
-                path.unlink()
+            return _unpack(*found)
+        except (ValueError, TypeError, KeyError, DecodeError) as error:
+            self._files.discard(key, error)
             return None
-        with contextlib.suppress(OSError):  # A folder that cannot be written can be read all the same.
-            os.utime(path)
-        return entry
 
     def store(self, key: str, entry: CacheEntry) -> bool:
         """Writes an entry, then removes the least recently used ones beyond the limit.
@@ -114,41 +87,7 @@ class OptimizationCache:
         Returns:
             Whether it is stored: not where it is larger than the limit, or the folder cannot be written.
         """
-        parts = _pack(key, entry)
-        if sum(map(len, parts)) > self.limit_bytes:
-            return False
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            descriptor, temporary = tempfile.mkstemp(dir=self.folder, prefix=_TEMPORARY_PREFIX)
-            try:
-                with os.fdopen(descriptor, "wb") as file:
-                    file.writelines(parts)
-                # No fsync: what a crash of the machine leaves half-written has the wrong checksum.
-                os.replace(temporary, self._path(key))
-            except BaseException:
-                Path(temporary).unlink(missing_ok=True)
-                raise
-            self._evict(self._path(key))
-        except OSError as error:
-            logger.warning("The optimization cannot be cached in %s: %s", self.folder, error)
-            return False
-        return True
-
-    def _path(self, key: str) -> Path:
-        return self.folder / f"{key}{_SUFFIX}"
-
-    def _evict(self, newest: Path) -> None:
-        """Removes what is beyond the limit, and what processes left that died while they wrote."""
-        with _exclusive(self.folder / ".lock"):
-            for path in self.folder.glob(f"{_TEMPORARY_PREFIX}*"):
-                if time.time() - _modified(path) > _ABANDONED_SECONDS:
-                    path.unlink(missing_ok=True)
-            entries = sorted(self.folder.glob(f"*{_SUFFIX}"), key=lambda path: (path != newest, -_modified(path)))
-            total = 0
-            for path in entries:
-                total += _size(path)
-                if total > self.limit_bytes:
-                    path.unlink(missing_ok=True)
+        return self._files.store(key, *_pack(entry))
 
 
 def is_worth_keeping(report: OptimizationReport) -> bool:
@@ -166,36 +105,22 @@ def is_worth_keeping(report: OptimizationReport) -> bool:
     )
 
 
-def _pack(key: str, entry: CacheEntry) -> list[bytes]:
+def _pack(entry: CacheEntry) -> tuple[dict[str, Any], list[bytes]]:
+    """Returns header and payload."""
     parts = [] if entry.graph_def is None else [entry.graph_def.SerializeToString(deterministic=True)]
     parts += [node.SerializeToString(deterministic=True) for node in entry.derived_weights.values()]
     header = {
-        "key": key,
         "has_graph": entry.graph_def is not None,
         "lengths": [len(part) for part in parts],
         "names": list(entry.derived_weights),
         "report": to_plain(entry.report),
     }
-    encoded = json.dumps(header).encode()
-    parts = [_PREFIX.pack(MAGIC, FORMAT_VERSION, len(encoded)), encoded, *parts]
-    checksum = hashlib.sha256()
-    for part in parts:
-        checksum.update(part)
-    return [*parts, checksum.digest()]
+    return header, parts
 
 
-def _unpack(key: str, content: bytes) -> CacheEntry:
+def _unpack(header: Mapping[str, Any], payload: memoryview) -> CacheEntry:
     """Returns the entry; raises one of the errors that `load` knows where the content is not whole."""
-    magic, version, header_length = _PREFIX.unpack_from(content)
-    if magic != MAGIC or version != FORMAT_VERSION:
-        raise ValueError(f"it is of the format {magic!r} {version}")
-    body = memoryview(content)[: -hashlib.sha256().digest_size]
-    if hashlib.sha256(body).digest() != content[len(body) :]:
-        raise ValueError("its checksum is wrong")
-    header = json.loads(bytes(body[_PREFIX.size : _PREFIX.size + header_length]))
-    if header["key"] != key:
-        raise ValueError(f"it is the entry of {header['key']!r}")
-    parts = list(_split(body[_PREFIX.size + header_length :], header["lengths"]))
+    parts = list(_split(payload, header["lengths"]))
     graph_def = GraphDef.FromString(parts.pop(0)) if header["has_graph"] else None
     nodes = {name: NodeDef.FromString(part) for name, part in zip(header["names"], parts, strict=True)}
     return CacheEntry(
@@ -203,33 +128,10 @@ def _unpack(key: str, content: bytes) -> CacheEntry:
     )
 
 
-def _split(body: memoryview, lengths: Sequence[int]) -> Iterator[Any]:
+def _split(body: memoryview, lengths: Sequence[int]) -> Iterator[bytes]:
     if sum(lengths) != len(body):
         raise ValueError("its parts have other lengths than it says")
     start = 0
     for length in lengths:
         yield bytes(body[start : start + length])
         start += length
-
-
-@contextlib.contextmanager
-def _exclusive(path: Path) -> Iterator[None]:
-    """Holds a lock that other processes respect; the kernel drops it where the process dies."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _modified(path: Path) -> float:
-    """When `path` was last used; 0 where another process has removed it."""
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0

@@ -14,7 +14,7 @@ from tests.simulators.tensorrt.fixture import VERSIONS, Simulation, simulated_te
 def cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Where plans and timings go; no test finds those of another or of the developer."""
     folder = tmp_path / "cache"
-    monkeypatch.setattr("tf_opt.engines.tensorrt.stored_files.cache_directory", lambda: folder)
+    monkeypatch.setattr("tf_opt.cache_files.cache_directory", lambda: folder)
     return folder
 
 

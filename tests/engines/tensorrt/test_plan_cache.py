@@ -9,7 +9,8 @@ import pytest
 
 from tests.engines.tensorrt.small_engines import WEIGHT, build, dense, expected, load, profile, ready, rows, run
 from tests.simulators.tensorrt.fixture import simulated_tensorrt
-from tf_opt.engines.tensorrt import TensorRTSettings, stored_files
+from tf_opt import cache_files
+from tf_opt.engines.tensorrt import TensorRTSettings
 from tf_opt.engines.tensorrt.plan_cache import MAGIC, Device, PlanCache, plan_key
 from tf_opt.errors import EngineBuildError
 
@@ -99,8 +100,8 @@ def test_plan_that_tensorrt_does_not_load_is_built_again(simulation, cache_folde
     model = dense()
     engine = build(model, [profile()])
     (path,) = plans(cache_folder)
-    header, _ = stored_files.read_checked(path, MAGIC)
-    stored_files.write_checked(path, MAGIC, header, b"whole, but no plan of TensorRT")
+    header, _ = cache_files.read_checked(path, MAGIC)
+    cache_files.write_checked(path, MAGIC, header, (b"whole, but no plan of TensorRT",))
     loaded = load(model, engine)
     np.testing.assert_allclose(run(loaded, rows(4))[0], expected(rows(4)), rtol=1e-5)
     assert simulation.builds == 2

@@ -10,7 +10,8 @@ from onnx import helper
 from tests.engines.tensorrt.small_engines import FLOAT, build, dense, profile, segment
 from tests.simulators.tensorrt.fixture import simulated_tensorrt
 from tests.simulators.tensorrt.plan import unpack_timing_cache
-from tf_opt.engines.tensorrt import TensorRTSettings, stored_files, timing_cache
+from tf_opt import cache_files
+from tf_opt.engines.tensorrt import TensorRTSettings, timing_cache
 from tf_opt.engines.tensorrt.plan_cache import PlanCache
 from tf_opt.errors import InvalidOptionError
 
@@ -22,8 +23,8 @@ def other():
 
 def measured(path):
     """How many networks a timing cache knows."""
-    _, content = stored_files.read_checked(path, timing_cache.MAGIC)
-    return len(unpack_timing_cache(content)[2])
+    _, content = cache_files.read_checked(path, timing_cache.MAGIC)
+    return len(unpack_timing_cache(bytes(content))[2])
 
 
 def test_builds_add_to_one_file(simulation, cache_folder):
@@ -78,8 +79,8 @@ def test_damaged_file_is_replaced(simulation, tmp_path, content):
 def test_content_that_tensorrt_refuses_is_replaced(simulation, tmp_path):
     path = tmp_path / "timings"
     build(other(), [profile()], TensorRTSettings(timing_cache=path))
-    header, _ = stored_files.read_checked(path, timing_cache.MAGIC)
-    stored_files.write_checked(path, timing_cache.MAGIC, header, b"whole, but nothing of TensorRT")
+    header, _ = cache_files.read_checked(path, timing_cache.MAGIC)
+    cache_files.write_checked(path, timing_cache.MAGIC, header, (b"whole, but nothing of TensorRT",))
     build(dense(), [profile()], TensorRTSettings(timing_cache=path))
     assert measured(path) == 1
 

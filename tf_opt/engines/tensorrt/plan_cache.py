@@ -11,14 +11,14 @@ import dataclasses
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import tf_opt
+from tf_opt.cache_files import CacheFolder, default_folder, exclusive
 from tf_opt.engines.base import ShapeProfile
-from tf_opt.engines.tensorrt import cuda, profiles, stored_files
+from tf_opt.engines.tensorrt import cuda, profiles
 from tf_opt.engines.tensorrt.settings import TensorRTSettings
 
 logger = logging.getLogger(__name__)
@@ -106,25 +106,13 @@ class PlanCache:
                 `tf_opt.ops.cache_directory`, which the environment variable TF_OPT_CACHE_DIR moves.
             limit_bytes: How large all plans together may grow; the least recently used go first.
         """
-        self.folder = stored_files.default_folder("plans") if folder is None else Path(folder).expanduser()
-        self.limit_bytes = limit_bytes
+        self.folder = default_folder("plans") if folder is None else Path(folder).expanduser()
+        self._files = CacheFolder(self.folder, _SUFFIX, MAGIC, limit_bytes)
 
     def load(self, key: str) -> bytes | None:
         """Returns a plan, or None where there is none that is whole. A damaged one is removed."""
-        path = self._path(key)
-        try:
-            header, plan = stored_files.read_checked(path, MAGIC)
-            if header.get("key") != key:
-                raise stored_files.UnusableFileError(f"it is the plan of {header.get('key')!r}")
-        except OSError:
-            return None
-        except ValueError as error:
-            logger.info("The stored plan %s is of no use and is removed: %s", path, error)
-            self.remove(key)
-            return None
-        with contextlib.suppress(OSError):  # A folder that cannot be written can be read all the same.
-            os.utime(path)
-        return plan
+        found = self._files.load(key)
+        return None if found is None else bytes(found[1])
 
     def store(self, key: str, plan: bytes, device: Device) -> bool:
         """Writes a plan, then removes the least recently used ones beyond the limit.
@@ -137,23 +125,11 @@ class PlanCache:
         Returns:
             Whether it is stored: not where it is larger than the limit, or the folder cannot be written.
         """
-        if len(plan) > self.limit_bytes:
-            logger.warning("A plan of %d bytes is larger than the plan cache may grow; it is not stored.", len(plan))
-            return False
-        try:
-            header = {"key": key, **dataclasses.asdict(device)}
-            stored_files.write_checked(self._path(key), MAGIC, header, plan)
-            with stored_files.exclusive(self.folder / ".lock"):
-                stored_files.evict(self.folder, _SUFFIX, self.limit_bytes, self._path(key))
-        except OSError as error:
-            logger.warning("The plan cannot be stored in %s: %s", self.folder, error)
-            return False
-        return True
+        return self._files.store(key, dataclasses.asdict(device), (plan,))
 
     def remove(self, key: str) -> None:
         """Removes a plan that turned out to be of no use."""
-        with contextlib.suppress(OSError):
-            self._path(key).unlink()
+        self._files.discard(key, "TensorRT does not load it")
 
     @contextlib.contextmanager
     def building(self, device: Device) -> Iterator[None]:
@@ -163,10 +139,7 @@ class PlanCache:
         """
         with contextlib.ExitStack() as stack:
             try:
-                stack.enter_context(stored_files.exclusive(self.folder / f".building-{device.slug}"))
+                stack.enter_context(exclusive(self.folder / f".building-{device.slug}"))
             except OSError as error:  # Each process builds for itself then.
                 logger.debug("The folder of plans cannot be locked: %s", error)
             yield
-
-    def _path(self, key: str) -> Path:
-        return self.folder / f"{key}{_SUFFIX}"

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tf_opt.engines.tensorrt import stored_files
+from tf_opt.cache_files import default_folder, exclusive, read_checked, write_checked
 from tf_opt.engines.tensorrt.plan_cache import Device
 from tf_opt.engines.tensorrt.settings import TensorRTSettings
 from tf_opt.errors import InvalidOptionError
@@ -29,7 +29,7 @@ def timing_cache_path(settings: TensorRTSettings, device: Device) -> Path:
         path = Path(settings.timing_cache).expanduser()
         refuse_foreign(path)
         return path
-    return stored_files.default_folder("timing_caches") / f"{device.slug}.timing"
+    return default_folder("timing_caches") / f"{device.slug}.timing"
 
 
 def attach(config: trt.IBuilderConfig, path: Path, device: Device) -> trt.ITimingCache | None:
@@ -73,13 +73,13 @@ def save(config: trt.IBuilderConfig, path: Path, device: Device) -> None:
     if cache is None:
         return
     try:
-        with stored_files.exclusive(path.with_name(f".{path.name}.lock")):
+        with exclusive(path.with_name(f".{path.name}.lock")):
             other = config.create_timing_cache(_read(path, device))
             if other is not None and not cache.combine(other, False):
                 logger.info("The timing cache %s belongs to another GPU or TensorRT and is replaced.", path)
             content = cache.serialize()
             if content is not None:
-                stored_files.write_checked(path, MAGIC, {"device": device.slug}, bytes(content))
+                write_checked(path, MAGIC, {"device": device.slug}, (bytes(content),))
     except OSError as error:
         logger.warning("The timing cache cannot be written to %s: %s", path, error)
 
@@ -87,10 +87,10 @@ def save(config: trt.IBuilderConfig, path: Path, device: Device) -> None:
 def _read(path: Path, device: Device) -> bytes:
     """Returns a timing cache's content; nothing where there is none for this GPU and TensorRT that is whole."""
     try:
-        header, content = stored_files.read_checked(path, MAGIC)
+        header, content = read_checked(path, MAGIC)
     except OSError:
         return b""
     except ValueError as error:
         logger.info("The timing cache %s is of no use: %s", path, error)
         return b""
-    return content if header.get("device") == device.slug else b""
+    return bytes(content) if header.get("device") == device.slug else b""
