@@ -296,3 +296,9 @@ def test_what_the_narrow_rules_rest_on() -> None:
         assert np.array_equal(rounded < np.float32(limit), values < limit)
         assert np.array_equal(rounded > np.float32(limit), values > limit)
     assert np.float32(LIMIT + 1) == np.float32(LIMIT)
+
+
+def test_reshape_to_nothing_stays() -> None:
+    assert reason("Reshape", "float32 int32", "float32", {"i1:0": [0, 8]}) is not None
+    assert reason("Reshape", "float32 int32", "float32", {"i1:0": [-1, 8]}) is None
+    assert reason("Reshape", "float32 int32", "float32") is None

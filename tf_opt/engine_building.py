@@ -16,6 +16,7 @@ import numpy as np
 from tensorflow.core.framework import graph_pb2
 
 from tf_opt.adoption import Candidate
+from tf_opt.empty_reductions import EmptyReductions
 from tf_opt.engines.base import EngineBackend
 from tf_opt.errors import EngineBuildError, ExportError, PassError
 from tf_opt.exactness import inexact_reason
@@ -123,6 +124,7 @@ class EngineBuilder:
     def _segment(self, light: graph_pb2.GraphDef, refused: Refused, types: Mapping[str, TensorInfo]) -> Segmentation:
         options, convertible = self.options, convertible_ops(self.opset)
         nodes = {node.name: node for node in light.node}
+        empty_reductions = EmptyReductions(light, self.border)
 
         def constant(reference: str) -> np.ndarray[Any, Any] | None:
             return constant_value(nodes.get(node_name(reference)))
@@ -138,7 +140,8 @@ class EngineBuilder:
                 reason = refused.get((engine, node.name)) or backend.refusal(node.op, inputs, outputs)
                 if reason is None:
                     self._engine_of[node.name] = engine
-                    return inexact_reason(node, inputs, outputs, constant)
+                    reason = inexact_reason(node, inputs, outputs, constant)
+                    return reason or empty_reductions.reason(node, inputs[0].shape if inputs else ())
                 reasons[engine] = reason
             if len(set(reasons.values())) == 1:
                 return next(iter(reasons.values()))

@@ -109,6 +109,8 @@ def inexact_reason(
         reason = _slice(constants)
     elif node.op == "StridedSlice":
         reason = _strided_slice(inputs, constants)
+    elif node.op == "Reshape":
+        reason = _reshape(constants)
     return reason if reason is not None else _integers(node, inputs, outputs, constants)
 
 
@@ -169,6 +171,13 @@ def _strided_slice(inputs: Sequence[TensorInfo], constants: Sequence[np.ndarray[
     is_shape_vector = data.dtype in _WIDE_INTEGERS and data.shape is not None and len(data.shape) == 1
     if any(value is None for value in constants[1:4]) and not is_shape_vector:
         return "its begin, end or strides are computed, which an engine does not check as TensorFlow does"
+    return None
+
+
+def _reshape(constants: Sequence[np.ndarray[Any, Any] | None]) -> str | None:
+    """Refuses sizes of zero, which ONNX takes for "as before"."""
+    if constants[1] is not None and not constants[1].all():
+        return "its result has no elements, which the conversion to ONNX does not keep"
     return None
 
 
