@@ -105,6 +105,10 @@ class CalibrationError(TfOptError):
     """A segment could not be calibrated for quantization."""
 
 
+class ReportError(TfOptError, ValueError):
+    """What should be a stored report is none, or one that this version does not read."""
+
+
 class ExportError(TfOptError):
     """A segment could not be exported to ONNX.
 

@@ -37,52 +37,60 @@ def to_plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is no plain data")
 
 
-def from_plain(kind: type[T], data: Any) -> T:
+NOT_FINITE = ("Infinity", "-Infinity", "NaN")
+"""How numbers are written that JSON has none for; `from_plain` reads these strings as numbers too."""
+
+
+def from_plain(kind: type[T], data: Any, *, lenient: bool = False) -> T:
     """Returns the dataclass instance that `to_plain` made `data` of.
 
     Args:
         kind: A dataclass whose fields are annotated with numbers, strings, dataclasses, tuples, mappings from strings,
             Any, and unions with None.
         data: What `to_plain` returned.
+        lenient: Whether fields that `data` lacks take their defaults and those that `kind` lacks are ignored, so that
+            data of older and newer versions can be read.
 
     Raises:
         TypeError: The data is not of that form: a field is missing, unknown or of another type.
     """
-    result: T = _restored(kind, data)
+    result: T = _restored(kind, data, lenient)
     return result
 
 
-def _restored(kind: Any, data: Any) -> Any:
+def _restored(kind: Any, data: Any, lenient: bool) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:
         return data
     if origin in (typing.Union, types.UnionType):
-        return _restored_union(arguments, data)
+        return _restored_union(arguments, data, lenient)
     if origin is typing.Literal:
         if data in arguments:
             return data
     elif isinstance(kind, type) and dataclasses.is_dataclass(kind) and isinstance(data, dict):
         hints = typing.get_type_hints(kind)
-        if data.keys() == {field.name for field in dataclasses.fields(kind)}:
-            return kind(**{name: _restored(hints[name], item) for name, item in data.items()})
+        names = {field.name for field in dataclasses.fields(kind)}
+        if lenient or data.keys() == names:
+            known = {name: item for name, item in data.items() if name in names}
+            return kind(**{name: _restored(hints[name], item, lenient) for name, item in known.items()})
     elif origin is tuple and isinstance(data, list):
         if arguments[1:] == (...,):
-            return tuple(_restored(arguments[0], item) for item in data)
+            return tuple(_restored(arguments[0], item, lenient) for item in data)
         if len(arguments) == len(data):
-            return tuple(_restored(argument, item) for argument, item in zip(arguments, data, strict=True))
+            return tuple(_restored(argument, item, lenient) for argument, item in zip(arguments, data, strict=True))
     elif origin in (dict, collections.abc.Mapping) and isinstance(data, dict):
-        return {key: _restored(arguments[1], item) for key, item in data.items()}
-    elif kind is float and type(data) in (int, float):
+        return {key: _restored(arguments[1], item, lenient) for key, item in data.items()}
+    elif kind is float and (type(data) in (int, float) or data in NOT_FINITE):
         return float(data)
     elif kind in (int, str, bool, type(None)) and type(data) is kind:
         return data
     raise TypeError(f"expected {kind}, got {type(data).__name__}")
 
 
-def _restored_union(alternatives: tuple[Any, ...], data: Any) -> Any:
+def _restored_union(alternatives: tuple[Any, ...], data: Any, lenient: bool) -> Any:
     for alternative in alternatives:
         try:
-            return _restored(alternative, data)
+            return _restored(alternative, data, lenient)
         except TypeError:
             continue
     raise TypeError(f"expected one of {alternatives}, got {type(data).__name__}")

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-import io
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from rich.console import Console, Group
-from rich.table import Table
-from rich.text import Text
-
-from tf_opt.files import write_text
-from tf_opt.terminal import default_console
+from tf_opt.report_output import ReportOutput
+from tf_opt.segment_graph import SegmentGraph
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,12 +118,6 @@ class SegmentReport:
     measurement: Measurement | None = None
 
 
-def _runs_as(segment: SegmentReport) -> str:
-    if segment.adopted:
-        return f"{segment.library}, {segment.precision}"
-    return f"TensorFlow: {segment.reason or 'nothing was built'}"
-
-
 @dataclass(frozen=True, kw_only=True)
 class PrecisionAttempt:
     """One precision that was tried.
@@ -177,8 +163,10 @@ class EngineAttempt:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimizationReport:
+class OptimizationReport(ReportOutput):
     """The whole story of one optimization, or of an analysis that built nothing.
+
+    It prints itself, and comes as JSON and as a page for the browser: see `ReportOutput`.
 
     Attributes:
         engine: Name of the backend; of the first where there are several.
@@ -200,6 +188,7 @@ class OptimizationReport:
         maximum_error: Largest absolute difference of any output of the returned graph from the original.
         environment: Versions and machine.
         notes: What else a user should know.
+        graph: The graph as boxes and edges: inputs, segments, what stays TensorFlow between them, outputs.
     """
 
     engine: str
@@ -220,6 +209,7 @@ class OptimizationReport:
     environment: Mapping[str, Any] = field(default_factory=dict)
     engine_choice: str = ""
     notes: tuple[str, ...] = ()
+    graph: SegmentGraph = field(default_factory=SegmentGraph)
 
     @property
     def nodes_in_segments(self) -> int:
@@ -261,115 +251,3 @@ class OptimizationReport:
     def refusal_counts(self) -> dict[str, int]:
         """Refused nodes by category, most first."""
         return dict(Counter(node.category for node in self.refused).most_common())
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the report as plain dicts, lists, numbers and strings."""
-        content = dataclasses.asdict(self)
-        content["nodes_in_segments"] = self.nodes_in_segments
-        content["nodes_in_engines"] = self.nodes_in_engines
-        content["coverage"] = self.coverage
-        content["patterns"] = self.patterns
-        return content
-
-    def to_json(self, path: str | Path | None = None) -> str:
-        """Returns the report as JSON, and writes it to `path` where one is given."""
-        text = json.dumps(self.to_dict(), indent=2)
-        if path is not None:
-            write_text(path, text + "\n")
-        return text
-
-    def print(self, console: Console | None = None) -> None:
-        """Prints the report to the terminal."""
-        (console or default_console()).print(self._renderable())
-
-    def text(self) -> str:
-        """Returns what `print` shows, as plain text."""
-        console = Console(width=120, record=True, file=io.StringIO(), color_system=None)
-        console.print(self._renderable())
-        return console.export_text()
-
-    def __str__(self) -> str:
-        return self.text()
-
-    def _renderable(self) -> Group:
-        nodes = f"{self.nodes_in_segments} of {self.compute_nodes} compute nodes ({self.coverage:.1%})"
-        parts: list[Any] = [
-            Text(f"{nodes} in {len(self.segments)} segments, {self.engine_count} run by {self.engine}"),
-        ]
-        if self.engines_tried:
-            tried = ", ".join(f"{each.engine} {each.precision} {each.speed:.2f}" for each in self.engines_tried)
-            parts.append(Text(f"Engines tried, original / optimized: {tried}"))
-        elif self.engine_choice:
-            parts.append(Text(f"Engine: {self.engine_choice}"))
-        if self.segments:
-            parts.append(self._segment_table())
-        if self.refused:
-            parts.append(self._refusal_table())
-        if self.patterns:
-            found = ", ".join(f"{count} {name}" for name, count in self.patterns.items())
-            parts.append(Text(f"Found in the segments: {found}"))
-        if len(self.attempts) > 1 or any(attempt.reason for attempt in self.attempts):
-            parts.append(self._attempt_table())
-        if self.measurement is not None:
-            parts.append(Text(f"Whole graph: {self.measurement}"))
-        if self.maximum_error is not None:
-            parts.append(Text(f"Largest difference from the original: {self.maximum_error:.3g}"))
-        if self.stage_seconds:
-            stages = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in self.stage_seconds.items())
-            parts.append(Text(f"Time: {stages}"))
-        if self.peak_memory_bytes is not None:
-            parts.append(Text(f"Peak memory of the process: {self.peak_memory_bytes / 2**20:.0f} MiB"))
-        if self.from_cache:
-            parts.append(Text("From the cache: measured by an earlier run on this machine"))
-        parts.extend(Text(note) for segment in self.segments for note in segment.notes)
-        parts.extend(Text(note) for note in self.notes)
-        return Group(*parts)
-
-    def _segment_table(self) -> Table:
-        table = Table(title="Segments")
-        table.add_column("segment", no_wrap=True)
-        for name in ("nodes", "inputs", "outputs", "weights"):
-            table.add_column(name, justify="right")
-        table.add_column("runs as", overflow="fold")
-        for name in ("error", "ratio"):
-            table.add_column(name, justify="right")
-        for segment in self.segments:
-            table.add_row(
-                segment.name,
-                str(segment.node_count),
-                str(len(segment.inputs)),
-                str(len(segment.outputs)),
-                f"{segment.weight_bytes / 2**20:.1f} MiB",
-                _runs_as(segment),
-                "" if segment.maximum_error is None else f"{segment.maximum_error:.2g}",
-                "" if segment.measurement is None else f"{segment.measurement.ratio:.2f}",
-            )
-        return table
-
-    def _attempt_table(self) -> Table:
-        table = Table(title="Precisions tried")
-        table.add_column("precision", no_wrap=True)
-        for name in ("layers back", "error", "cosine", "metric", "ratio", "time"):
-            table.add_column(name, justify="right")
-        table.add_column("kept", overflow="fold")
-        for attempt in self.attempts:
-            table.add_row(
-                attempt.precision,
-                str(attempt.reverted_layers or ""),
-                "" if attempt.maximum_error is None else f"{attempt.maximum_error:.2g}",
-                "" if attempt.cosine is None else f"{attempt.cosine:.5f}",
-                "" if attempt.metric is None else f"{attempt.metric:.4g}",
-                "" if attempt.ratio is None else f"{attempt.ratio:.2f}",
-                f"{attempt.seconds:.1f} s",
-                f"no: {attempt.reason}" if attempt.reason else "yes",
-            )
-        return table
-
-    def _refusal_table(self) -> Table:
-        table = Table("nodes", "op", "reason", "for example", title="Nodes that stay TensorFlow")
-        groups: dict[tuple[str, str], list[RefusedNode]] = {}
-        for node in self.refused:
-            groups.setdefault((node.op, node.category), []).append(node)
-        for (op, _), members in sorted(groups.items(), key=lambda item: -len(item[1])):
-            table.add_row(str(len(members)), op, members[0].reason, members[0].name)
-        return table
