@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tf_opt.options import Options
     from tf_opt.quantization import QuantizationSettings
     from tf_opt.random_feeds import random_feeds
+    from tf_opt.readable_graph import format_graph
     from tf_opt.report import OptimizationReport
     from tf_opt.session import run
     from tf_opt.specialization import specialize
@@ -46,6 +47,7 @@ __all__ = [
     "compare",
     "doctor",
     "errors",
+    "format_graph",
     "freeze_concrete_function",
     "freeze_keras",
     "freeze_saved_model",
@@ -68,6 +70,7 @@ _MODULE_OF = {
     "benchmark": "tf_opt.benchmarking",
     "compare": "tf_opt.comparison",
     "doctor": "tf_opt.doctor",
+    "format_graph": "tf_opt.readable_graph",
     "freeze_concrete_function": "tf_opt.freeze",
     "freeze_keras": "tf_opt.freeze",
     "freeze_saved_model": "tf_opt.freeze",

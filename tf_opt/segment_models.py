@@ -246,6 +246,7 @@ class SegmentModels:
             maximum_cached_engines=self._options.maximum_cached_engines,
             specialize_after=self._options.specialize_after,
             keep_fallback=self._options.keep_fallback,
+            precision=precision,
         )
         derived_bytes = sum(len(each.attr["value"].tensor.tensor_content) for each in derived.values())
         report = replace(

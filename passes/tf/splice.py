@@ -36,6 +36,9 @@ NO_FALLBACK = "tf_opt_no_fallback"
 ENGINE_OP = "TfOptEngine"
 """The op of tf_opt/ops that runs an engine."""
 
+NODE_COUNT_ATTRIBUTE, PRECISION_ATTRIBUTE = "_tf_opt_nodes", "_tf_opt_precision"
+"""What a reader of the graph wants to know of an engine. TensorFlow ignores attributes with a leading underscore."""
+
 COLOCATION_ATTRIBUTE, COLOCATION_PREFIX = "_class", b"loc:@"
 
 
@@ -53,6 +56,7 @@ class EngineNode:
         specialize_after: After how many runs of one shape the op builds an engine for it; 0 for never.
         keep_fallback: Whether the segment is kept as a function for shapes that the engine does not take.
         device: Where the node is placed, unless nodes of the segment ask for a device; empty for anywhere.
+        precision: What the engine computes in, for readers of the graph; empty for nothing said.
     """
 
     segment: Segment
@@ -63,6 +67,7 @@ class EngineNode:
     specialize_after: int = 0
     keep_fallback: bool = True
     device: str = ""
+    precision: str = ""
 
     @property
     def all_weights(self) -> tuple[TensorInfo, ...]:
@@ -199,6 +204,9 @@ def _engine_node(replacement: EngineNode, names: _NewNames, device: str) -> Node
     node.attr["output_shapes"].list.shape.extend(shape_proto(info.shape) for info in segment.outputs)
     node.attr["maximum_cached_engines"].i = replacement.maximum_cached_engines
     node.attr["specialize_after"].i = replacement.specialize_after
+    node.attr[NODE_COUNT_ATTRIBUTE].i = len(segment.nodes)
+    if replacement.precision:
+        node.attr[PRECISION_ATTRIBUTE].s = replacement.precision.encode()
     return node
 
 
