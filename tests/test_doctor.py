@@ -372,3 +372,10 @@ def test_this_machine() -> None:
     found = {(each["topic"], each["name"]): each for each in content["findings"]}
     assert found["TensorFlow", "TensorFlow"]["text"].startswith(metadata.version("tensorflow"))
     assert Path(found["Native op", "library"]["text"].split()[-1]).exists()
+
+
+def test_engine_without_a_distribution_says_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch)  # Nothing has metadata, as where packages are copied into a path.
+    found = {each.label: each for each in look.engine_findings()}["openvino"]
+    assert found.usable
+    assert str(found.version).startswith("openvino 20")

@@ -27,9 +27,7 @@ def reasons(graph: FrozenGraph) -> list[str]:
     border = Border(tuple(map(node_name, graph.input_names)), graph.output_names)
     infos = tensor_infos(graph.graph_def)
     judge = EmptyReductions(graph.graph_def, border)
-    found = [
-        judge.reason(node, infos[tensor_name(node.input[0])].shape) for node in graph.graph_def.node if node.input
-    ]
+    found = [judge.reason(node, infos[tensor_name(node.input[0])].shape) for node in graph.graph_def.node if node.input]
     return [reason for reason in found if reason]
 
 

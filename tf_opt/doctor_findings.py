@@ -278,10 +278,12 @@ def _engine_finding(candidate: Candidate, gpu_reason: str | None) -> EngineFindi
     except Exception as error:
         return unusable(f"it does not load: {_described(error)}")
     try:
-        importlib.import_module(backend.package)
+        module = importlib.import_module(backend.package)
     except Exception as error:
         repair = install.replace("pip install", "pip install --force-reinstall")
         return unusable(f"importing {backend.package} fails: {_described(error)}", repair)
+    # A package that was copied or built into a path has no distribution, and still says what it is.
+    version = version or f"{backend.package} {getattr(module, '__version__', 'of unknown version')}"
     precisions = {"fp32": None, **{name: _precision_refusal(backend, name) for name in PRECISIONS}}
     return EngineFinding(label=candidate.label, version=version, usable=True, precisions=precisions)
 

@@ -64,7 +64,7 @@ CANDIDATES = (
         ability="ONNX Runtime can use the GPU {gpu}",
     ),
     Candidate(label="openvino", name="openvino", ability="OpenVINO runs on this CPU"),
-    # Last: it has no 16-bit kernels for the CPU, and its int8 is slower than OpenVINO's.
+    # Last: it has no 16-bit kernels for the CPU. Which of the two is faster depends on processor, precision and shape.
     Candidate(
         label="onnxruntime (cpu)",
         name="onnxruntime",

@@ -6,6 +6,7 @@ import importlib
 import subprocess
 import sys
 import types
+from importlib import metadata
 
 import pytest
 
@@ -85,6 +86,35 @@ def test_supported_versions(version, usable, monkeypatch):
             target = TensorRTBackend().onnx_target
             assert (target.opset, target.gelu, target.layer_normalization) == (17, False, False)
         monkeypatch.undo()
+
+
+@pytest.mark.parametrize(
+    ("distribution", "driver", "usable"),
+    [
+        ("tensorrt-cu13", 13000, True),
+        ("tensorrt-cu13", 12090, False),
+        ("tensorrt-cu12", 12010, True),
+        ("tensorrt-cu12", 13010, True),
+        ("tensorrt-cu12", 11080, False),
+        ("something-else", 11080, True),
+    ],
+)
+def test_driver_has_to_serve_the_cuda_of_the_libraries(distribution, driver, usable, monkeypatch):
+    def version(name):
+        if name != distribution:
+            raise metadata.PackageNotFoundError(name)
+        return "10.16.1"
+
+    monkeypatch.setattr(metadata, "version", version)
+    with simulated_tensorrt("10.16", driver_version=driver):
+        reason = TensorRTBackend().unavailable_reason()
+    if usable:
+        assert reason is None
+    else:
+        wanted, served = distribution[-2:], f"{driver // 1000}.{driver % 1000 // 10}"
+        assert f"built for CUDA {wanted}" in reason
+        assert f"CUDA up to {served}" in reason
+        assert f"tensorrt-cu{driver // 1000}" in reason
 
 
 def test_importing_the_backend_imports_neither_tensorrt_nor_tensorflow_nor_the_driver():

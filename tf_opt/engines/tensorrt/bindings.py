@@ -6,6 +6,7 @@ Modules of this package import `tensorrt` inside their functions, which run only
 from __future__ import annotations
 
 import importlib
+from importlib import metadata
 from typing import TYPE_CHECKING
 
 from tf_opt.engines.tensorrt import cuda
@@ -20,6 +21,10 @@ INSTALL_COMMAND = "pip install tensorrt"
 SUPPORTED = "8.5, 8.6, 10 and 11"
 """The versions of TensorRT that this backend is written for, as messages name them."""
 
+CUDA_OF_DISTRIBUTION = {"tensorrt-cu13": 13, "tensorrt-cu12": 12, "tensorrt-cu11": 11}
+"""The major version of CUDA that the libraries of each distribution are built for. A driver serves those of its own and of
+earlier major versions."""
+
 
 def tensorrt_module() -> ModuleType:
     """Returns the package `tensorrt`, imported now if it was not; that takes seconds and loads gigabytes.
@@ -32,6 +37,7 @@ def tensorrt_module() -> ModuleType:
     reason = cuda.unavailable_reason()
     if reason is not None:
         raise EngineUnavailableError(reason)
+    _check_driver()
     try:
         module = importlib.import_module("tensorrt")
     except ModuleNotFoundError as error:
@@ -51,6 +57,26 @@ def tensorrt_module() -> ModuleType:
             f"{INSTALL_COMMAND}"
         )
     return module
+
+
+def _check_driver() -> None:
+    """Raises EngineUnavailableError where the driver is too old for TensorRT's libraries, which would fail later."""
+    driver = cuda.cuda_driver().driver_version()
+    needed = next((major for name, major in CUDA_OF_DISTRIBUTION.items() if _is_distribution(name)), 0)
+    if driver // 1000 < needed:
+        raise EngineUnavailableError(
+            f"The installed TensorRT is built for CUDA {needed}, and the NVIDIA driver serves CUDA up to "
+            f"{driver // 1000}.{driver % 1000 // 10}. Update the driver, or install the TensorRT for it, such as "
+            f"tensorrt-cu{driver // 1000}."
+        )
+
+
+def _is_distribution(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def version_of(module: ModuleType) -> tuple[int, int]:

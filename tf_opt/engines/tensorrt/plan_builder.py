@@ -129,7 +129,9 @@ class PlanSource:
                     raise self._refused(parser, lines)
                 # The file beside the model stays until the build is over: the parser may only have mapped it.
                 config = builder.create_builder_config()
-                versions.set_builder_flags(config, network, settings)
+                versions.set_builder_flags(
+                    config, network, settings, cuda.cuda_driver().compute_capability(self._ordinal)
+                )
                 profiles.add_profiles(builder, config, network, self._ranges, self.name)
                 path = timing_cache.timing_cache_path(settings, device)
                 timings = timing_cache.attach(config, path, device)

@@ -22,6 +22,9 @@ STRONG_TYPES = (10, 0)
 SHARED_PROFILES = (8, 6)
 """The first version in which several contexts may use one profile at the same time."""
 
+AMPERE = (8, 0)
+"""The lowest compute capability of NVIDIA's Ampere GPUs."""
+
 
 def onnx_target(version: tuple[int, int]) -> OnnxTarget:
     """Returns the forms of ONNX that a version's parser takes."""
@@ -43,8 +46,23 @@ def create_network(builder: trt.Builder) -> trt.INetworkDefinition:
     return builder.create_network(flags)
 
 
-def set_builder_flags(config: trt.IBuilderConfig, network: trt.INetworkDefinition, settings: TensorRTSettings) -> None:
-    """Sets what a build depends on besides the network; raises EngineBuildError for what the version does not have."""
+def set_builder_flags(
+    config: trt.IBuilderConfig,
+    network: trt.INetworkDefinition,
+    settings: TensorRTSettings,
+    capability: tuple[int, int],
+) -> None:
+    """Sets what a build depends on besides the network.
+
+    Args:
+        config: Gets the flags.
+        network: The network that will be built.
+        settings: What the user wants.
+        capability: The GPU's compute capability.
+
+    Raises:
+        EngineBuildError: The version or the GPU does not have what a setting needs.
+    """
     import tensorrt as trt
 
     if settings.workspace_bytes is not None:
@@ -59,6 +77,11 @@ def set_builder_flags(config: trt.IBuilderConfig, network: trt.INetworkDefinitio
         level = getattr(levels, settings.hardware_compatibility.upper(), None)
         if level is None:
             raise _lacks(f"hardware_compatibility={settings.hardware_compatibility!r}")
+        if settings.hardware_compatibility == "ampere_plus" and capability < AMPERE:
+            raise EngineBuildError(
+                f"hardware_compatibility='ampere_plus' needs a GPU of compute capability {AMPERE[0]}.{AMPERE[1]} or "
+                f"later to build on; this one has {capability[0]}.{capability[1]}. Leave the setting off here."
+            )
         config.hardware_compatibility_level = level
     if settings.version_compatible:
         _set_flag(config, "VERSION_COMPATIBLE", "version_compatible=True")
