@@ -26,19 +26,12 @@ from gpu_check_parts.bert import MODELS
 from gpu_check_parts.catalog import ENGINES, POINTS, REFERENCE, SMOKE_POINTS
 from gpu_check_parts.check import ROUNDS, Check, chosen, say
 from gpu_check_parts.tables import markdown
+from peer_workers.command_line import point
 
 from tf_opt.engines import gpu_unavailable_reason
 
 ROOT = Path(__file__).resolve().parents[1]
 NO_GPU = 3
-
-
-def point(text: str) -> tuple[int, int]:
-    """Reads "8x128"."""
-    batch, _, sequence = text.replace("×", "x").partition("x")
-    if not (batch.isdigit() and sequence.isdigit() and int(batch) and int(sequence)):
-        raise argparse.ArgumentTypeError(f"{text!r} is no point; expected batch and sequence as in 8x128")
-    return int(batch), int(sequence)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:

@@ -1,7 +1,7 @@
 """Finds reductions over what may be nothing, although nothing was fed empty: they stay TensorFlow.
 
-The mean of nothing is NaN and its maximum minus infinity in TensorFlow; engines give zero, or whatever lies in memory. An
-engine node whose inputs have no elements runs the segment's original nodes, so only what becomes empty inside of a
+The mean of nothing is NaN and its maximum minus infinity in TensorFlow; engines give zero, or whatever lies in memory.
+An engine node whose inputs have no elements runs the segment's original nodes, so only what becomes empty inside of a
 segment matters: a slice behind the end (`x[:, 1:]` of one column), `fill`, `tile` or `boolean_mask` by computed sizes.
 
     x [batch, length]                  mean over length:      may enter an engine

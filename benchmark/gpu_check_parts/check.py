@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from bert_flops import bert_flops
 from peer_workers import schedule
+from peer_workers.accuracy import output_error, too_far
 from peer_workers.model_files import write_feeds
 from peer_workers.process import PeerUnavailableError, Worker, WorkerError, WorkerTimeoutError
 from peer_workers.protocol import OUTPUTS, read_feeds
 
-from gpu_check_parts.accuracy import output_error, too_far
 from gpu_check_parts.bert import MODELS, weight_bytes
 from gpu_check_parts.catalog import ENGINES, REFERENCE, EngineSpec
 from gpu_check_parts.machine import absent_packages, available_memory, describe_machine

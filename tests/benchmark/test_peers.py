@@ -14,7 +14,7 @@ import plot_peers
 import pytest
 from bert_flops import bert_flops
 from onnx import numpy_helper
-from peer_workers import schedule
+from peer_workers import command_line, schedule
 from peer_workers.model_files import model_folder, torch_name, write_feeds, write_model
 from peer_workers.protocol import read_feeds
 
@@ -95,23 +95,6 @@ def test_orders_are_random_and_repeatable() -> None:
     assert len(set(map(tuple, orders))) > 10
 
 
-def test_errors_count_at_real_tokens_only() -> None:
-    random = np.random.default_rng(0)
-    reference = {"hidden": random.standard_normal((2, 3, 4)), "pooled": random.standard_normal((2, 4))}
-    mask = np.array([[True, True, False], [True, False, False]])
-    other = {name: array.copy() for name, array in reference.items()}
-    other["hidden"][~mask] = np.nan
-    other["hidden"] = np.nan_to_num(other["hidden"])
-    error, cosine = peers.output_error(other, reference, mask)
-    assert (error, cosine) == (0.0, pytest.approx(1.0))
-    other["hidden"][1, 0, 2] += 0.5
-    assert peers.output_error(other, reference, mask)[0] == pytest.approx(0.5)
-    other["pooled"][0] *= -1
-    assert peers.output_error(other, reference, mask)[1] == pytest.approx(-1.0)
-    other["pooled"][0, 0] = np.nan
-    assert peers.output_error(other, reference, mask)[0] == np.inf
-
-
 def test_peers_are_chosen_by_pattern() -> None:
     assert [spec.name for spec in peers.chosen(["openvino-*"])][:2] == ["tensorflow", "openvino-fp32"]
     assert {spec.name for spec in peers.chosen(["*"])} == {spec.name for spec in peers.PEERS}
@@ -120,12 +103,12 @@ def test_peers_are_chosen_by_pattern() -> None:
 
 
 def test_command_line(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = peers.parse(["--points", "8x128", "1x16", "--config", '{"num_hidden_layers": 2}'])
+    arguments = command_line.parse(None, ["--points", "8x128", "1x16", "--config", '{"num_hidden_layers": 2}'])
     assert arguments.points == [(1, 16), (8, 128)]
     assert arguments.config == {"num_hidden_layers": 2}
     for wrong in (["--points", "8"], ["--points", "0x3"], ["--rounds", "2"], ["--at-once", "1"]):
         with pytest.raises(SystemExit):
-            peers.parse(wrong)
+            command_line.parse(None, wrong)
     assert "is no point; expected batch and sequence as in 8x128" in capsys.readouterr().err
 
 

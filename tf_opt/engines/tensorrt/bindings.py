@@ -22,8 +22,8 @@ SUPPORTED = "8.5, 8.6, 10 and 11"
 """The versions of TensorRT that this backend is written for, as messages name them."""
 
 CUDA_OF_DISTRIBUTION = {"tensorrt-cu13": 13, "tensorrt-cu12": 12, "tensorrt-cu11": 11}
-"""The major version of CUDA that the libraries of each distribution are built for. A driver serves those of its own and of
-earlier major versions."""
+"""The major version of CUDA that the libraries of each distribution are built for. A driver serves those of its own and
+of earlier major versions."""
 
 
 def tensorrt_module() -> ModuleType:

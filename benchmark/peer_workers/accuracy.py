@@ -10,7 +10,7 @@ import numpy as np
 from tf_opt.tolerance import DEFAULT_COSINE
 
 FP32_TOLERANCE = 1e-3
-"""Largest absolute difference in fp32, as in peers.py. The outputs are normalized, so of the order of 1."""
+"""Largest absolute difference in fp32. The outputs are normalized, so of the order of 1."""
 
 
 def output_error(
