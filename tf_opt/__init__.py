@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from tf_opt.random_feeds import random_feeds
     from tf_opt.readable_graph import format_graph
     from tf_opt.report import OptimizationReport
+    from tf_opt.saved_model import optimize_saved_model, save_saved_model
+    from tf_opt.saved_model_report import SavedModelReport
     from tf_opt.session import run
     from tf_opt.specialization import specialize
     from tf_opt.text_batches import restore_order, text_batches
@@ -39,6 +41,7 @@ __all__ = [
     "OptimizationReport",
     "Options",
     "QuantizationSettings",
+    "SavedModelReport",
     "TensorRTSettings",
     "Tf2TrtOpt",
     "Tolerance",
@@ -52,9 +55,11 @@ __all__ = [
     "freeze_keras",
     "freeze_saved_model",
     "load_graph_def",
+    "optimize_saved_model",
     "random_feeds",
     "restore_order",
     "run",
+    "save_saved_model",
     "specialize",
     "text_batches",
 ]
@@ -65,6 +70,7 @@ _MODULE_OF = {
     "Options": "tf_opt.options",
     "QuantizationSettings": "tf_opt.quantization",
     "TensorRTSettings": "tf_opt.engines.tensorrt.settings",
+    "SavedModelReport": "tf_opt.saved_model_report",
     "Tf2TrtOpt": "tf_opt.optimizer",
     "Tolerance": "tf_opt.tolerance",
     "benchmark": "tf_opt.benchmarking",
@@ -75,9 +81,11 @@ _MODULE_OF = {
     "freeze_keras": "tf_opt.freeze",
     "freeze_saved_model": "tf_opt.freeze",
     "load_graph_def": "tf_opt.freeze",
+    "optimize_saved_model": "tf_opt.saved_model",
     "random_feeds": "tf_opt.random_feeds",
     "restore_order": "tf_opt.text_batches",
     "run": "tf_opt.session",
+    "save_saved_model": "tf_opt.saved_model",
     "specialize": "tf_opt.specialization",
     "text_batches": "tf_opt.text_batches",
 }

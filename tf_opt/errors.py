@@ -89,6 +89,21 @@ class FreezeError(TfOptError):
     """A model could not be turned into a FrozenGraph."""
 
 
+class InvalidSavedModelError(FreezeError):
+    """A folder is no SavedModel, or none that TensorFlow can load here."""
+
+
+class UnknownSignatureError(FreezeError, KeyError):
+    """A SavedModel has no signature of that name."""
+
+    def __str__(self) -> str:  # KeyError shows its argument quoted and escaped.
+        return str(self.args[0])
+
+
+class OutputExistsError(TfOptError, FileExistsError):
+    """What is to be written exists, or its place is one where writing would damage something else."""
+
+
 class InvalidGraphError(TfOptError, ValueError):
     """A GraphDef is inconsistent: duplicate names, missing inputs, or an unreadable file."""
 

@@ -13,16 +13,16 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-import tensorflow as tf
 from google.protobuf import text_format
 from google.protobuf.message import DecodeError
 from tensorflow.core.framework import graph_pb2
 
-from tf_opt.errors import FreezeError, InvalidGraphError, did_you_mean
+from tf_opt.errors import InvalidGraphError
 from tf_opt.freeze_function import freeze_concrete_function
 from tf_opt.freeze_keras import freeze_keras
 from tf_opt.frozen_graph import FrozenGraph
 from tf_opt.graph_checks import check_graph, frozen_from_graph_def
+from tf_opt.saved_model_source import check_signature, load_saved_model
 
 __all__ = [
     "check_graph",
@@ -48,30 +48,14 @@ def freeze_saved_model(
         A graph whose inputs and outputs are keyed by the signature's keys.
 
     Raises:
-        FreezeError: The directory is no SavedModel, has no such signature (the message lists those it has), or the
-            signature cannot be frozen.
+        InvalidSavedModelError: The directory is no SavedModel that TensorFlow can load here.
+        UnknownSignatureError: It has no such signature; the message lists those it has.
+        FreezeError: The signature cannot be frozen.
     """
-    path = Path(directory)
-    if not (path / "saved_model.pb").is_file() and not (path / "saved_model.pbtxt").is_file():
-        raise FreezeError(
-            f"{path} is no SavedModel: it holds no saved_model.pb. Pass the folder that tf.saved_model.save(model, "
-            "folder) or model.export(folder) wrote."
-        )
-    try:
-        # The object must outlive the freezing: its functions refer to the variables weakly.
-        loaded = tf.saved_model.load(str(path), tags=None if tags is None else list(tags))
-    except (ValueError, OSError, KeyError, tf.errors.OpError) as error:
-        raise FreezeError(
-            f"TensorFlow cannot load the SavedModel in {path}: {error} Where an op is not registered, load or import "
-            "its library first."
-        ) from error
-    signatures = dict(loaded.signatures)
-    if signature not in signatures:
-        raise FreezeError(
-            f"The SavedModel in {path} has no signature {signature!r}.{did_you_mean(signature, signatures)} Its "
-            f"signatures: {', '.join(repr(name) for name in signatures) or 'none; save the model with signatures='}."
-        )
-    return freeze_concrete_function(signatures[signature])
+    # The model must outlive the freezing: its functions refer to the variables weakly.
+    model = load_saved_model(directory, tags)
+    check_signature(model, signature)
+    return freeze_concrete_function(model.signatures[signature])
 
 
 def load_graph_def(path: str | os.PathLike[str], outputs: Iterable[str] | str | None = None) -> FrozenGraph:

@@ -1,55 +1,27 @@
-"""`Tf2TrtOpt`: from a frozen graph to one whose segments run as engines. It reads like the way of the data."""
+"""`Tf2TrtOpt`: from a frozen graph to one whose segments run as engines."""
 
 from __future__ import annotations
 
 import itertools
-import resource
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from tensorflow.core.framework import graph_pb2
-from tensorflow.core.framework.node_def_pb2 import NodeDef
 
-from tf_opt.adoption import Adoption, AdoptionTrials, Candidate
-from tf_opt.border_values import border_values
-from tf_opt.cache_key import cache_key
-from tf_opt.engine_building import EngineBuilder, describe_segment
-from tf_opt.engine_selection import EngineSelection, select_engines
-from tf_opt.engines.base import ShapeProfile
-from tf_opt.engines.tensorrt.settings import TensorRTSettings
-from tf_opt.environment import describe_environment
+from tf_opt.engine_selection import select_engines
 from tf_opt.errors import InvalidGraphError, TfOptError, UnsupportedPrecisionError
 from tf_opt.export import DEFAULT_OPSET, check_opset
-from tf_opt.feeds import Feed, NormalizedFeed, check_feeds
+from tf_opt.feeds import Feed, check_feeds
 from tf_opt.frozen_graph import FrozenGraph
 from tf_opt.graph_checks import frozen_from_graph_def
-from tf_opt.ops.build import load as load_op
+from tf_opt.light_graph import LightGraph, light_graph
 from tf_opt.ops.host_weights import keep_weights_on_host
-from tf_opt.optimization_cache import CacheEntry, OptimizationCache, is_worth_keeping
-from tf_opt.optimizer_inputs import (
-    check_graph_def,
-    fix_input_shapes,
-    needed_feeds,
-    resolve_mask,
-    resolve_precision,
-    writable_folder,
-)
+from tf_opt.optimization_run import OptimizationRun, peak_memory_bytes
+from tf_opt.optimizer_inputs import check_graph_def, needed_feeds, resolve_mask, resolve_precision
 from tf_opt.options import Options
-from tf_opt.passes.tf.graph_editor import keep_reachable
-from tf_opt.passes.tf.last_axis_of_means import LastAxisOfMeans
-from tf_opt.passes.tf.pass_base import Border, PassPipeline
-from tf_opt.passes.tf.pipeline import GRAPH_PASSES
-from tf_opt.passes.tf.segment import Segment, Segmentation
-from tf_opt.precision_search import PrecisionSearch
-from tf_opt.report import EngineAttempt, OptimizationReport, RefusedNode, SegmentReport
-from tf_opt.shape_profiles import ShapeProfiles
-from tf_opt.tensor_info import node_name
-from tf_opt.tolerance import Outputs, Tolerance
-from tf_opt.weights import WeightStore, attach_weights, detach_weights
+from tf_opt.report import EngineAttempt, OptimizationReport
 
 MAXIMUM_CALIBRATION_FEEDS = 512
 """How many feeds are taken of `calibration_data`, which may be endless. Quantization looks at a few hundred at most."""
@@ -143,7 +115,32 @@ class Tf2TrtOpt:
                 f"optimize takes a FrozenGraph, got {type(frozen).__name__}. tf_opt.freeze_keras and its siblings make "
                 "one; for a bare GraphDef call optimize_graph_def."
             )
-        options = resolve_mask(self.options, frozen)
+        model = light_graph(frozen)
+        light = self.optimize_light(model, test_data, disable_fp16, opset, calibration_data)
+        if light is model:
+            return frozen
+        started = time.perf_counter()
+        optimized = light.attached()
+        keep_weights_on_host(optimized.graph_def)
+        stages = {**self.report.stage_seconds, "attach": time.perf_counter() - started}
+        self._report = replace(self.report, stage_seconds=stages, peak_memory_bytes=peak_memory_bytes())
+        return optimized
+
+    def optimize_light(
+        self,
+        model: LightGraph,
+        test_data: Sequence[Feed],
+        disable_fp16: bool = True,
+        opset: int | None = None,
+        calibration_data: Iterable[Feed] | None = None,
+    ) -> LightGraph:
+        """Does what `optimize` does for a graph that stands beside its weights, without putting the two together.
+
+        Returns:
+            The optimized graph beside its weights, which are those of `model` and some that were derived of them; the
+            given object where no engine is adopted.
+        """
+        options = resolve_mask(self.options, model)
         opset = check_opset(DEFAULT_OPSET if opset is None else opset)
         runs, refusals = [], []
         for selection in select_engines(options):
@@ -152,14 +149,14 @@ class Tf2TrtOpt:
             except UnsupportedPrecisionError as error:
                 refusals.append(error)
                 continue
-            runs.append(_Run(resolved, frozen, opset, selection))
+            runs.append(OptimizationRun(resolved, model, opset, selection))
         if not runs:
             raise refusals[0]
-        feeds = check_feeds(*needed_feeds(frozen, test_data))
+        feeds = check_feeds(*needed_feeds(model, test_data))
         calibration = feeds
         if calibration_data is not None and options.precision in ("int8", "auto"):
             listed = list(itertools.islice(calibration_data, MAXIMUM_CALIBRATION_FEEDS))
-            calibration = check_feeds(*needed_feeds(frozen, listed))
+            calibration = check_feeds(*needed_feeds(model, listed))
         optimized, self._report = runs[0].optimize(feeds, calibration)
         tried = [_engine_attempt(runs[0], self._report)]
         for run in runs[1:]:
@@ -183,214 +180,13 @@ class Tf2TrtOpt:
             EngineUnavailableError: As `optimize_graph_def`.
         """
         frozen = frozen_from_graph_def(check_graph_def(graph_def), outputs)
-        self._report = _Run(self.options, frozen, DEFAULT_OPSET, select_engines(self.options)[0]).analyze()
+        selection = select_engines(self.options)[0]
+        self._report = OptimizationRun(self.options, light_graph(frozen), DEFAULT_OPSET, selection).analyze()
         return self._report
 
 
-class _Run:
-    """One optimization: the state that the stages hand on."""
-
-    def __init__(self, options: Options, frozen: FrozenGraph, opset: int, selection: EngineSelection) -> None:
-        self.options = options
-        self.frozen = frozen
-        self.opset = opset
-        self.choice = selection
-        self.backend = self.choice.backends[0]
-        self.profiles: ShapeProfiles | None = None
-        # A placeholder with a default is no input that has to be fed, but one that still can be.
-        defaults = [node.name for node in frozen.graph_def.node if node.op == "PlaceholderWithDefault"]
-        fed = dict.fromkeys([*map(node_name, frozen.input_names), *defaults])
-        self.border = Border(inputs=tuple(fed), outputs=frozen.output_names)
-        self.stage_seconds: dict[str, float] = {}
-        self.dump_dir = None if options.dump_dir is None else writable_folder(options.dump_dir)
-        self.progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            TimeElapsedColumn(),
-            transient=True,
-            disable=not options.progress,
-        )
-        self.builder = EngineBuilder(
-            options, self.choice.backends, self.border, opset, self.dump_dir, self.stage, self.profiles_of
-        )
-
-    def analyze(self) -> OptimizationReport:
-        """Goes as far as segmentation."""
-        light, weights = detach_weights(self.frozen.graph_def)
-        pipeline = PassPipeline(GRAPH_PASSES, dump_dir=self.dump_dir)
-        light = self.builder.separate(pipeline.run(light, self.border))
-        segmentation = self.builder.segment(light)
-        segments = tuple(describe_segment(segment, light, weights) for segment in segmentation.segments)
-        return self.report(segmentation, segments, pipeline)
-
-    def optimize(
-        self, feeds: list[NormalizedFeed], calibration: list[NormalizedFeed]
-    ) -> tuple[FrozenGraph, OptimizationReport]:
-        """Takes the result of an earlier run on the same model, feeds and options, or goes the whole way."""
-        load_op()  # An OpBuildError says more than TensorFlow does of an op that it does not know.
-        started = time.perf_counter()
-        with self.progress:
-            light, weights = detach_weights(self.frozen.graph_def)
-            results = OptimizationCache(self.options.cache_dir) if self.options.cache else None
-            key = None if results is None else self.cache_key(light, weights, feeds, calibration)
-            # What is to be dumped has to be made.
-            entry = None if results is None or key is None or self.dump_dir else results.load(key)
-            if entry is None:
-                entry = self.decide(light, weights, feeds, calibration, results)
-                if results is not None and key is not None and is_worth_keeping(entry.report):
-                    with self.stage("cache"):
-                        results.store(key, entry)
-            else:
-                entry = replace(entry, report=replace(entry.report, from_cache=True))
-            optimized = self.frozen
-            if entry.graph_def is not None:
-                with self.stage("attach"):
-                    attached = attach_weights(entry.graph_def, weights.extended(entry.derived_weights))
-                    keep_weights_on_host(attached)
-                    optimized = self.described(attached)
-        stages = {"cache": time.perf_counter() - started} if entry.report.from_cache else dict(self.stage_seconds)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        return optimized, replace(entry.report, stage_seconds=stages, peak_memory_bytes=peak)
-
-    def cache_key(
-        self,
-        light: graph_pb2.GraphDef,
-        weights: WeightStore,
-        feeds: list[NormalizedFeed],
-        calibration: list[NormalizedFeed],
-    ) -> str | None:
-        """Returns what tells this optimization from others; None where that cannot be told."""
-        with self.stage("cache"):
-            return cache_key(
-                light,
-                weights,
-                outputs=self.frozen.output_names,
-                feeds=feeds,
-                calibration=calibration,
-                options=self.options,
-                opset=self.opset,
-                engine=", ".join(backend.identity for backend in self.choice.backends),
-            )
-
-    def decide(
-        self,
-        light: graph_pb2.GraphDef,
-        weights: WeightStore,
-        feeds: list[NormalizedFeed],
-        calibration: list[NormalizedFeed],
-        results: OptimizationCache | None,
-    ) -> CacheEntry:
-        """Builds engines, and decides which of them stay."""
-        # Measured against what the graph means, which a Session with oneDNN does not compute without this.
-        original = LastAxisOfMeans().run(light, self.border).graph_def
-        if not self.options.dynamic_opt:
-            light = fix_input_shapes(light, feeds)
-        with self.stage("passes"):
-            pipeline = PassPipeline(GRAPH_PASSES, dump_dir=self.dump_dir)
-            light = self.builder.separate(pipeline.run(light, self.border))
-        if any(backend.wants_profiles for backend in self.choice.backends):
-            settings = self.options.tensorrt or TensorRTSettings()
-            self.profiles = ShapeProfiles(settings, self.frozen.inputs, feeds)
-        segmentation, built, rejected = self.builder.build_all(light, weights)
-
-        def adopt(candidates: Sequence[Candidate], tolerance: Tolerance | None) -> Adoption:
-            store = weights.extended(_derived_weights(candidates))
-            judged_by = self.by_key(tolerance)
-            trials = AdoptionTrials(original, light, store, self.frozen.output_names, feeds, self.options, judged_by)
-            return trials.adopt(candidates)
-
-        search = PrecisionSearch(
-            self.options,
-            self.backend,
-            built,
-            adopt,
-            lambda segment: border_values(light, weights, segment, calibration),
-            self.stage,
-            None if results is None else results.folder / "calibrations",
-            self.progress,
-        )
-        result = search.run()
-        adoption = result.adoption
-        reports = {report.name: report for report in (*rejected, *adoption.segments)}
-        ordered = tuple(reports[segment.name] for segment in segmentation.segments)
-        report = replace(
-            self.report(segmentation, ordered, pipeline),
-            measurement=adoption.measurement,
-            measurements=adoption.measurements,
-            maximum_error=adoption.maximum_error,
-            attempts=result.attempts,
-        )
-        if adoption.graph_def is None:
-            return CacheEntry(graph_def=None, report=report)
-        # Weights that only replaced nodes read are no part of the result.
-        kept = keep_reachable(adoption.graph_def, adoption.graph_def.node, self.border)
-        names = {node.name for node in kept.node}
-        derived = {name: node for name, node in _derived_weights(result.candidates).items() if name in names}
-        return CacheEntry(graph_def=kept, derived_weights=derived, report=report)
-
-    def by_key(self, tolerance: Tolerance | None) -> Tolerance | None:
-        """Returns the tolerance with a metric that takes outputs by tensor name and hands them on by key."""
-        if tolerance is None or tolerance.metric is None:
-            return tolerance
-        keys = {info.name: info.key for info in self.frozen.outputs}
-        metric = tolerance.metric
-
-        def metric_by_key(original: Outputs, optimized: Outputs) -> float:
-            return metric(*({keys[name]: array for name, array in side.items()} for side in (original, optimized)))
-
-        return replace(tolerance, metric=metric_by_key)
-
-    def profiles_of(
-        self, light: graph_pb2.GraphDef, weights: WeightStore, segment: Segment
-    ) -> tuple[ShapeProfile, ...]:
-        """Returns the shapes that an engine has to serve; an analysis, which has no feeds, builds none."""
-        return () if self.profiles is None else self.profiles(light, weights, segment)
-
-    def described(self, graph_def: graph_pb2.GraphDef) -> FrozenGraph:
-        """Returns the optimized graph with the keys of the original, and with its shapes where these were left open."""
-        if self.options.dynamic_opt:
-            return replace(self.frozen, graph_def=graph_def)
-        keys = {info.name: info.key for info in (*self.frozen.inputs, *self.frozen.outputs)}
-        return frozen_from_graph_def(graph_def, self.frozen.output_names, keys=keys)
-
-    def report(
-        self, segmentation: Segmentation, segments: tuple[SegmentReport, ...], pipeline: PassPipeline
-    ) -> OptimizationReport:
-        """Puts together what every run reports."""
-        return OptimizationReport(
-            engine=self.backend.name,
-            engine_choice=self.choice.reason,
-            precision=self.options.precision,
-            compute_nodes=segmentation.compute_node_count,
-            original_nodes=len(self.frozen.graph_def.node),
-            segments=segments,
-            refused=tuple(
-                RefusedNode(name=each.node, op=each.op, category=each.category.value, reason=each.reason)
-                for each in segmentation.refusals
-            ),
-            pass_changes=pipeline.counts,
-            stage_seconds=dict(self.stage_seconds),
-            environment=describe_environment(),
-        )
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Shows and times a stage; a stage that comes again adds up."""
-        task = self.progress.add_task(name)
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.stage_seconds[name] = self.stage_seconds.get(name, 0.0) + time.perf_counter() - started
-            self.progress.remove_task(task)
-
-
-def _engine_attempt(run: _Run, report: OptimizationReport) -> EngineAttempt:
+def _engine_attempt(run: OptimizationRun, report: OptimizationReport) -> EngineAttempt:
     kept = next((attempt.precision for attempt in report.attempts if not attempt.reason), report.precision)
     return EngineAttempt(
         engine=run.choice.reason or run.backend.name, precision=kept, engines=report.engine_count, speed=report.speed
     )
-
-
-def _derived_weights(candidates: Sequence[Candidate]) -> dict[str, NodeDef]:
-    return {name: node for each in candidates for name, node in each.derived_weights.items()}

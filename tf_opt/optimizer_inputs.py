@@ -13,26 +13,27 @@ from tf_opt.engines.base import EngineBackend
 from tf_opt.errors import InvalidGraphError, InvalidOptionError, did_you_mean
 from tf_opt.feeds import Feed, NormalizedFeed
 from tf_opt.frozen_graph import FrozenGraph, find_tensor
+from tf_opt.light_graph import LightGraph
 from tf_opt.options import Options
 from tf_opt.precision import require_16_bit, require_precision
 from tf_opt.tensor_info import TensorInfo, node_name
 
 
-def resolve_mask(options: Options, frozen: FrozenGraph) -> Options:
+def resolve_mask(options: Options, model: FrozenGraph | LightGraph) -> Options:
     """Returns the options with the tensor name of the mask that `skip_padding` names.
 
     Args:
         options: The user's options.
-        frozen: The graph.
+        model: The graph.
 
     Raises:
         InvalidOptionError: `skip_padding` names no input.
     """
     if options.skip_padding is None:
         return options
-    mask = find_tensor(frozen.inputs, options.skip_padding)
+    mask = find_tensor(model.inputs, options.skip_padding)
     if mask is None:
-        known = [info.key for info in frozen.inputs]
+        known = [info.key for info in model.inputs]
         raise InvalidOptionError(
             f"skip_padding is {options.skip_padding!r}, which is no input of the graph."
             f"{did_you_mean(options.skip_padding, known)} The inputs are: {', '.join(map(repr, known))}."
@@ -85,18 +86,18 @@ def writable_folder(path: str | Path) -> Path:
     return folder
 
 
-def needed_feeds(frozen: FrozenGraph, feeds: Sequence[Feed]) -> tuple[Sequence[Feed], list[TensorInfo]]:
+def needed_feeds(model: FrozenGraph | LightGraph, feeds: Sequence[Feed]) -> tuple[Sequence[Feed], list[TensorInfo]]:
     """Returns the feeds and inputs without the inputs that no output depends on, which feeds may leave out."""
-    nodes = {node.name: node for node in frozen.graph_def.node}
-    pending = [node_name(name) for name in frozen.output_names]
+    nodes = {node.name: node for node in model.graph_def.node}
+    pending = [node_name(name) for name in model.output_names]
     reached: set[str] = set()
     while pending:
         name = pending.pop()
         if name not in reached:
             reached.add(name)
             pending.extend(node_name(reference) for reference in nodes[name].input)
-    needed = [info for info in frozen.inputs if node_name(info.name) in reached]
-    unneeded = [info for info in frozen.inputs if node_name(info.name) not in reached]
+    needed = [info for info in model.inputs if node_name(info.name) in reached]
+    unneeded = [info for info in model.inputs if node_name(info.name) not in reached]
     if isinstance(feeds, Iterator):
         feeds = list(feeds)
     if not isinstance(feeds, Sequence) or not all(isinstance(feed, Mapping) for feed in feeds):

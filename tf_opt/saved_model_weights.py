@@ -1,0 +1,67 @@
+"""The variables of a SavedModel that is written: one for each content, whoever reads it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any, TypeAlias
+
+import numpy as np
+import tensorflow as tf
+
+from tf_opt.feeds import Array
+from tf_opt.weights import WeightStore
+
+Variable: TypeAlias = Any
+"""A `tf.Variable`; TensorFlow has no types."""
+
+_Kind: TypeAlias = tuple[str, tuple[int, ...]]
+
+
+class WeightVariables:
+    """Gives a variable for each weight: one that has its content already, or a new one."""
+
+    def __init__(self, present: Iterable[Variable] = ()) -> None:
+        """Takes the variables of the model that was loaded; what equals one of them needs no second copy."""
+        self.used: dict[int, Variable] = {}
+        self._unread: defaultdict[_Kind, list[Variable]] = defaultdict(list)
+        for variable in present:
+            if variable.shape.is_fully_defined():
+                self._unread[variable.dtype.base_dtype.name, tuple(variable.shape.as_list())].append(variable)
+        self._by_content: dict[tuple[_Kind, str], Variable] = {}
+        self._digests: dict[int, tuple[object, str]] = {}
+
+    def digest(self, store: WeightStore, name: str) -> str:
+        """Returns a digest of the bytes of a weight, which is computed once for each Const node."""
+        node = store.node(name)
+        if id(node) not in self._digests:
+            # The node is kept so that no other gets its identity.
+            self._digests[id(node)] = (node, _digest(store.array(name)))
+        return self._digests[id(node)][1]
+
+    def variable(self, store: WeightStore, name: str) -> Variable:
+        """Returns the variable that holds the weight `name`."""
+        info = store.info(name)
+        kind = (info.dtype, tuple(size or 0 for size in info.shape or ()))
+        for variable in self._unread.pop(kind, ()):
+            try:
+                value = variable.numpy()
+            except tf.errors.FailedPreconditionError:  # It was never given a value.
+                continue
+            self._by_content.setdefault((kind, _digest(value)), variable)
+        content = (kind, self.digest(store, name))
+        if content not in self._by_content:
+            # Some characters are not allowed in a variable's name.
+            readable = re.sub(r"[^A-Za-z0-9_./-]", "_", name).strip("/_") or "weight"
+            # An engine reads its weights from host memory.
+            with tf.device("CPU:0"):
+                self._by_content[content] = tf.Variable(store.array(name), trainable=False, name=readable)
+        variable = self._by_content[content]
+        self.used[id(variable)] = variable
+        return variable
+
+
+def _digest(array: Array) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data).hexdigest()
