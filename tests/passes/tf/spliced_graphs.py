@@ -21,6 +21,14 @@ from tf_opt.weights import WeightStore, attach_weights, detach_weights
 v1 = tf.compat.v1
 Feeds = Mapping[str, Any]
 
+SHAPE = (4, 4)
+"""Of most tensors in these graphs."""
+
+
+def value(seed: int = 0) -> np.ndarray[Any, Any]:
+    """Random float32 numbers [4, 4] between -0.5 and 0.5."""
+    return np.random.default_rng(seed).uniform(-0.5, 0.5, SHAPE).astype(np.float32)
+
 
 @contextlib.contextmanager
 def v1_graph() -> Iterator[tf.Graph]:
