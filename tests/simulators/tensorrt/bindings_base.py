@@ -50,6 +50,44 @@ class Bound:
         object.__setattr__(self, name, value)
 
 
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def stored(slot: str, kind: Callable[[Any], Any] = _as_it_is) -> property:
+    """Returns a property that keeps what it is set to in the attribute `slot`, as a `kind`."""
+
+    def read(self: Bound) -> Any:
+        return getattr(self, slot)
+
+    def write(self: Bound, value: Any) -> None:
+        setattr(self, slot, kind(value))
+
+    return property(read, write)
+
+
+class Flagged(Bound):
+    """A class with options that are bits of one number. Deriving classes set `_flags` when they are made."""
+
+    _flags: int
+    flags = stored("_flags", int)
+
+    def _check_flag(self, flag: object) -> None:
+        """Raises TypeError where the bindings do not take this flag."""
+
+    def set_flag(self, flag: Any) -> None:
+        self._check_flag(flag)
+        self._flags |= 1 << int(flag)
+
+    def clear_flag(self, flag: Any) -> None:
+        self._check_flag(flag)
+        self._flags &= ~(1 << int(flag))
+
+    def get_flag(self, flag: Any) -> bool:
+        self._check_flag(flag)
+        return bool(self._flags >> int(flag) & 1)
+
+
 class Overridable(Bound):
     """A class that programs derive from. pybind11 demands that its __init__ is called."""
 

@@ -10,7 +10,7 @@ import onnx
 from tests.simulators.tensorrt import onnx_rules
 from tests.simulators.tensorrt.bindings_base import IHostMemory, versions
 from tests.simulators.tensorrt.config import IBuilderConfig, IOptimizationProfile
-from tests.simulators.tensorrt.library import Owner
+from tests.simulators.tensorrt.library import Threaded
 from tests.simulators.tensorrt.network import INetworkDefinition, declared_shape
 from tests.simulators.tensorrt.plan import Plan, strip
 from tests.simulators.tensorrt.program import Program
@@ -18,25 +18,8 @@ from tests.simulators.tensorrt.program import Program
 _PHASES = (("Building Engine", None, 2), ("Tactic Selection", "Building Engine", 3))
 
 
-class Builder(Owner):
+class Builder(Threaded):
     """Builds serialized engines."""
-
-    def __init__(self, logger: Any) -> None:
-        self.library.check_logger(logger, "Builder()")
-        self._logger = logger
-        self._threads = 1
-
-    @property
-    def logger(self) -> Any:
-        return self._logger
-
-    @property
-    def max_threads(self) -> int:
-        return self._threads
-
-    @max_threads.setter
-    def max_threads(self, arg1: int) -> None:
-        self._threads = int(arg1)
 
     @property
     @versions(until=(11, 0))

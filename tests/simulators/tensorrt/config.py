@@ -8,10 +8,12 @@ from typing import Any
 from tests.simulators.tensorrt.bindings_base import (
     Bound,
     Dims,
+    Flagged,
     IHostMemory,
     as_buffer,
     as_shape,
     checked_overridable,
+    stored,
     versions,
 )
 from tests.simulators.tensorrt.library import Owner
@@ -56,13 +58,7 @@ class IOptimizationProfile(Bound):
     def __bool__(self) -> bool:
         return bool(self._shapes or self._values)
 
-    @property
-    def extra_memory_target(self) -> float:
-        return self._extra_memory
-
-    @extra_memory_target.setter
-    def extra_memory_target(self, arg1: float) -> None:
-        self._extra_memory = float(arg1)
+    extra_memory_target = stored("_extra_memory", float)
 
 
 class ITimingCache(Bound):
@@ -88,7 +84,7 @@ class ITimingCache(Bound):
         return True
 
 
-class IBuilderConfig(Owner):
+class IBuilderConfig(Owner, Flagged):
     """How an engine is built."""
 
     def __init__(self, builder: Any) -> None:
@@ -114,26 +110,6 @@ class IBuilderConfig(Owner):
     def _check_flag(self, flag: object) -> None:
         if not isinstance(flag, self.library.module.BuilderFlag):
             raise TypeError(f"incompatible function arguments; expected BuilderFlag, got {flag!r}")
-
-    def set_flag(self, flag: Any) -> None:
-        self._check_flag(flag)
-        self._flags |= 1 << int(flag)
-
-    def clear_flag(self, flag: Any) -> None:
-        self._check_flag(flag)
-        self._flags &= ~(1 << int(flag))
-
-    def get_flag(self, flag: Any) -> bool:
-        self._check_flag(flag)
-        return bool(self._flags >> int(flag) & 1)
-
-    @property
-    def flags(self) -> int:
-        return self._flags
-
-    @flags.setter
-    def flags(self, arg1: int) -> None:
-        self._flags = int(arg1)
 
     def add_optimization_profile(self, profile: IOptimizationProfile) -> int:
         if not isinstance(profile, IOptimizationProfile):
@@ -218,13 +194,7 @@ class IBuilderConfig(Owner):
             raise TypeError("hardware_compatibility_level: incompatible function arguments")
         self._compatibility = value
 
-    @property
-    def profiling_verbosity(self) -> Any:
-        return self._verbosity
-
-    @profiling_verbosity.setter
-    def profiling_verbosity(self, value: Any) -> None:
-        self._verbosity = value
+    profiling_verbosity = stored("_verbosity")
 
     @property
     def progress_monitor(self) -> Any:
@@ -236,21 +206,8 @@ class IBuilderConfig(Owner):
             checked_overridable(value, self.library.module.IProgressMonitor, "progress_monitor")
         self._monitor = value
 
-    @property
-    def max_aux_streams(self) -> int:
-        return self._aux_streams
-
-    @max_aux_streams.setter
-    def max_aux_streams(self, arg1: int) -> None:
-        self._aux_streams = int(arg1)
-
-    @property
-    def profile_stream(self) -> int:
-        return self._profile_stream
-
-    @profile_stream.setter
-    def profile_stream(self, arg1: int) -> None:
-        self._profile_stream = int(arg1)
+    max_aux_streams = stored("_aux_streams", int)
+    profile_stream = stored("_profile_stream", int)
 
     @property
     @versions(since=(10, 16))

@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Iterator
 from typing import Any
 
-from tests.simulators.tensorrt.bindings_base import Dims, as_shape, checked_overridable, versions
+from tests.simulators.tensorrt.bindings_base import Dims, as_shape, checked_overridable, stored, versions
 from tests.simulators.tensorrt.execution import State, enqueue, run_data_dependent
 from tests.simulators.tensorrt.library import Owner
 from tests.simulators.tensorrt.memory import ALIGNMENT, host_bytes
@@ -28,6 +28,7 @@ class IExecutionContext(Owner):
         self._state = State()
         self._busy = threading.Lock()
         self._user: int | None = None
+        self._name = ""
         # The first context of an engine starts with its first profile; each later one has to choose.
         with engine._lock:
             self._profile = 0 if engine._allocated == 0 or engine.num_optimization_profiles == 1 else -1
@@ -74,13 +75,7 @@ class IExecutionContext(Owner):
     def engine(self) -> Any:
         return self._engine()
 
-    @property
-    def name(self) -> str:
-        return getattr(self, "_name", "")
-
-    @name.setter
-    def name(self, value: str) -> None:
-        self._name = value
+    name = stored("_name")
 
     @property
     def active_optimization_profile(self) -> int:

@@ -12,6 +12,7 @@ from tests.simulators.tensorrt.bindings_base import (
     Version,
     checked_overridable,
     make_enum,
+    stored,
 )
 from tests.simulators.tensorrt.driver import SimulatedCudaDriver
 from tests.simulators.tensorrt.violations import Violations
@@ -63,13 +64,7 @@ class Logger(ILogger):
         super().__init__()
         self._minimum = self.library.module.ILogger.Severity.WARNING if min_severity is None else min_severity
 
-    @property
-    def min_severity(self) -> Any:
-        return self._minimum
-
-    @min_severity.setter
-    def min_severity(self, value: Any) -> None:
-        self._minimum = value
+    min_severity = stored("_minimum")
 
     def log(self, severity: Any, msg: str) -> None:
         if int(severity) <= int(self._minimum):
@@ -116,3 +111,18 @@ class Owner(Bound):
 
     def _log(self, severity: str, message: str) -> None:
         self.library.log(self._logger, severity, message)
+
+
+class Threaded(Owner):
+    """What a program makes first and gives a logger: builders and runtimes."""
+
+    def __init__(self, logger: Any) -> None:
+        self.library.check_logger(logger, f"{type(self).__name__}()")
+        self._logger = logger
+        self._threads = 1
+
+    @property
+    def logger(self) -> Any:
+        return self._logger
+
+    max_threads = stored("_threads", int)

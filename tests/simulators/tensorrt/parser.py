@@ -9,7 +9,7 @@ from typing import Any
 import onnx
 
 from tests.simulators.tensorrt import onnx_rules
-from tests.simulators.tensorrt.bindings_base import Bound, as_buffer, versions
+from tests.simulators.tensorrt.bindings_base import Bound, Flagged, as_buffer, versions
 from tests.simulators.tensorrt.library import Owner
 from tests.simulators.tensorrt.onnx_rules import Refusal
 from tests.simulators.tensorrt.program import without_double
@@ -60,7 +60,7 @@ class ParserError(Bound):
     __repr__ = __str__
 
 
-class OnnxParser(Owner):
+class OnnxParser(Owner, Flagged):
     """Fills a network from an ONNX model."""
 
     def __init__(self, network: Any, logger: Any) -> None:
@@ -133,23 +133,6 @@ class OnnxParser(Owner):
 
     def clear_errors(self) -> None:
         self._errors.clear()
-
-    @property
-    def flags(self) -> int:
-        return self._flags
-
-    @flags.setter
-    def flags(self, arg1: int) -> None:
-        self._flags = int(arg1)
-
-    def set_flag(self, flag: Any) -> None:
-        self._flags |= 1 << int(flag)
-
-    def clear_flag(self, flag: Any) -> None:
-        self._flags &= ~(1 << int(flag))
-
-    def get_flag(self, flag: Any) -> bool:
-        return bool(self._flags >> int(flag) & 1)
 
     def _read(self, data: bytes, path: str | None, *, external: bool = True) -> onnx.ModelProto | None:
         model = read_model(data, path, external=external)

@@ -7,41 +7,21 @@ import weakref
 from typing import Any
 
 from tests.simulators.tensorrt import onnx_rules
-from tests.simulators.tensorrt.bindings_base import Bound, Dims, IHostMemory, as_buffer, versions
-from tests.simulators.tensorrt.library import Owner
+from tests.simulators.tensorrt.bindings_base import Dims, Flagged, IHostMemory, as_buffer, stored, versions
+from tests.simulators.tensorrt.library import Owner, Threaded
 from tests.simulators.tensorrt.network import declared_shape
 from tests.simulators.tensorrt.plan import Plan, foreign, strip, unpack
 from tests.simulators.tensorrt.program import Program
 
 
-class Runtime(Owner):
+class Runtime(Threaded):
     """Makes engines out of plans; has to live as long as they are used."""
 
     def __init__(self, logger: Any) -> None:
-        self.library.check_logger(logger, "Runtime()")
-        self._logger = logger
+        super().__init__(logger)
         self._host_code = False
-        self._threads = 1
 
-    @property
-    def logger(self) -> Any:
-        return self._logger
-
-    @property
-    def engine_host_code_allowed(self) -> bool:
-        return self._host_code
-
-    @engine_host_code_allowed.setter
-    def engine_host_code_allowed(self, value: bool) -> None:
-        self._host_code = bool(value)
-
-    @property
-    def max_threads(self) -> int:
-        return self._threads
-
-    @max_threads.setter
-    def max_threads(self, arg1: int) -> None:
-        self._threads = int(arg1)
+    engine_host_code_allowed = stored("_host_code", bool)
 
     def deserialize_cuda_engine(self, serialized_engine: Any) -> ICudaEngine | None:
         data = as_buffer(serialized_engine, "deserialize_cuda_engine()")
@@ -63,30 +43,20 @@ class Runtime(Owner):
         self._log("ERROR", f"IRuntime::deserializeCudaEngine: Error Code 1: Serialization ({reason})")
 
 
-class ISerializationConfig(Bound):
+class ISerializationConfig(Flagged):
     """What goes into a serialized engine."""
 
     def __init__(self) -> None:
         self._flags = 0
 
-    @property
-    def flags(self) -> int:
-        return self._flags
-
-    @flags.setter
-    def flags(self, arg1: int) -> None:
-        self._flags = int(arg1)
-
+    # Here the bindings say that it worked; elsewhere they return nothing.
     def set_flag(self, flag: Any) -> bool:
-        self._flags |= 1 << int(flag)
+        super().set_flag(flag)
         return True
 
     def clear_flag(self, flag: Any) -> bool:
-        self._flags &= ~(1 << int(flag))
+        super().clear_flag(flag)
         return True
-
-    def get_flag(self, flag: Any) -> bool:
-        return bool(self._flags >> int(flag) & 1)
 
 
 class ICudaEngine(Owner):
