@@ -24,7 +24,7 @@ def test_keys_and_names_of_structured_outputs() -> None:
         ("a_1", "Identity_1:0"),
         ("b", "Identity_2:0"),
     ]
-    assert str(frozen.inputs[0]) == "x:0 float32 ['?', 3]"
+    assert str(frozen.inputs[0]) == "x:0 float32 [?, 3]"
     assert_same(frozen, function, {"x": array(2, 3)}, {"x": array(5, 3)})
 
 

@@ -28,6 +28,8 @@ from tf_opt.passes.tf.segment import Segment, Segmentation, segment_graph
 from tf_opt.passes.tf.separate_indices import SeparateIndices
 from tf_opt.passes.tf.tensor_types import tensor_infos
 from tf_opt.report import SegmentReport
+from tf_opt.segment_graph import SegmentGraph
+from tf_opt.segment_graph_builder import build_segment_graph
 from tf_opt.segment_models import PreparedSegment, Profiles, SegmentModels, Stage
 from tf_opt.tensor_info import TensorInfo, node_name
 from tf_opt.weights import WeightStore
@@ -92,10 +94,18 @@ class EngineBuilder:
             for backend in backends
         }
         self._engine_of: dict[str, str] = {}
+        self._segmented = graph_pb2.GraphDef()
+        self._tensor_types: Mapping[str, TensorInfo] = {}
 
     def engine_of(self, segment: Segment) -> str:
         """Returns the name of the engine that a segment of the latest segmentation is for."""
         return self._engine_of[segment.nodes[0]]
+
+    def segment_graph(
+        self, segmentation: Segmentation, inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo]
+    ) -> SegmentGraph:
+        """Returns the boxes of the latest segmentation: inputs, segments, what stays TensorFlow, outputs."""
+        return build_segment_graph(self._segmented, segmentation, inputs, outputs, self._tensor_types)
 
     def segment(self, light: graph_pb2.GraphDef, refused: Refused | None = None) -> Segmentation:
         """Cuts the graph; what an engine refuses is for the next one, and for TensorFlow after the last.
@@ -104,6 +114,7 @@ class EngineBuilder:
         entering an engine costs more than they do.
         """
         types = tensor_infos(light)
+        self._segmented, self._tensor_types = light, types
         refused = refused or {}
         segmentation = self._segment(light, refused, types)
         floating = {node_name(name) for name, info in types.items() if "float" in info.dtype}

@@ -226,6 +226,7 @@ class OptimizationRun:
             pass_changes=pipeline.counts,
             stage_seconds=dict(self.stage_seconds),
             environment=describe_environment(),
+            graph=self.builder.segment_graph(segmentation, self.frozen.inputs, self.frozen.outputs),
         )
 
     @contextmanager

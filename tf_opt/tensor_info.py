@@ -31,8 +31,9 @@ class TensorInfo:
             object.__setattr__(self, "key", node_name(self.name))
 
     def __str__(self) -> str:
-        shape = "<unknown rank>" if self.shape is None else [("?" if d is None else d) for d in self.shape]
-        return f"{self.name} {self.dtype} {shape}"
+        if self.shape is None:
+            return f"{self.name} {self.dtype} <unknown rank>"
+        return f"{self.name} {self.dtype} [{', '.join('?' if size is None else str(size) for size in self.shape)}]"
 
 
 def tensor_name(name: str) -> str:
