@@ -4,53 +4,8 @@ import json
 import math
 from dataclasses import replace
 
-from tf_opt.report import Measurement, OptimizationReport, RefusedNode, SegmentReport
-
-
-def report() -> OptimizationReport:
-    measurement = Measurement(
-        original_milliseconds=2.0,
-        optimized_milliseconds=1.0,
-        ratio=2.0,
-        interval=(1.9, 2.1),
-        rounds=9,
-        verdict="faster",
-        feed="x 1×16",
-        measured_shapes=3,
-        shapes=3,
-    )
-    adopted = SegmentReport(
-        name="tf_opt_segment_0",
-        node_count=6,
-        op_counts={"MatMul": 4, "Relu": 2},
-        inputs=("x:0 float32 [?, 16]",),
-        outputs=("y:0 float32 [?, 4]",),
-        weight_bytes=3 << 20,
-        adopted=True,
-        library="openvino 1.2",
-        measurement=measurement,
-        maximum_error=1e-6,
-    )
-    rejected = SegmentReport(
-        name="tf_opt_segment_1",
-        node_count=3,
-        op_counts={"Add": 3},
-        inputs=(),
-        outputs=(),
-        weight_bytes=0,
-        reason="slower than TensorFlow: by half",
-    )
-    return OptimizationReport(
-        engine="openvino",
-        compute_nodes=12,
-        original_nodes=40,
-        segments=(adopted, rejected),
-        refused=tuple(RefusedNode(name=f"n{i}", op="Betainc", category="op", reason="no conversion") for i in range(3)),
-        measurement=measurement,
-        measurements=(measurement,),
-        maximum_error=1e-6,
-        stage_seconds={"passes": 0.5},
-    )
+from tests.sample_reports import report
+from tf_opt.report import OptimizationReport
 
 
 def test_counts():

@@ -2,31 +2,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
-from dataclasses import replace
 
 import jsonschema
 import pytest
 
-from tests.test_report import report
+from tests.sample_reports import full_report, report
 from tf_opt.errors import ReportError
-from tf_opt.report import OptimizationReport, PrecisionAttempt
+from tf_opt.report import OptimizationReport
 from tf_opt.report_json import SCHEMA_VERSION, load_report, report_schema
-from tf_opt.segment_graph import GraphBox, GraphEdge, SegmentGraph
-
-
-def full_report() -> OptimizationReport:
-    """A report in which every field has a value that is not its default."""
-    measurement = replace(report().measurements[0], interval=(0.0, math.inf))
-    return replace(
-        report(),
-        measurement=measurement,
-        attempts=(PrecisionAttempt(precision="int8", maximum_error=math.nan, reason="outside of the tolerance"),),
-        graph=SegmentGraph(
-            boxes=(GraphBox(name="x", kind="input", title="x"), GraphBox(name="s", kind="segment", title="s")),
-            edges=(GraphEdge(source="x", target="s", tensor_count=1, tensors=("x:0 float32 [1]",)),),
-        ),
-    )
+from tf_opt.segment_graph import SegmentGraph
 
 
 def test_schema_is_one_and_reports_fulfil_it():

@@ -226,7 +226,7 @@ class OptimizationRun:
             pass_changes=pipeline.counts,
             stage_seconds=dict(self.stage_seconds),
             environment=describe_environment(),
-            graph=self.builder.segment_graph(segmentation, self.frozen.inputs, self.frozen.outputs),
+            graph=self.builder.segment_graph(segmentation, self.model.inputs, self.model.outputs),
         )
 
     @contextmanager

@@ -179,7 +179,7 @@ class OptimizationReport(ReportOutput):
         original_nodes: Nodes of the given graph.
         segments: Every segment found.
         refused: Every compute node that is in no segment.
-        pass_changes: Passes that changed the graph, and how many nodes each took away (negative: added).
+        pass_changes: Graph passes, and how many places each rewrote.
         stage_seconds: Wall time by stage.
         peak_memory_bytes: Highest resident memory of the process so far; None for an analysis.
         measurement: Timing of the returned graph against the original on the feed with the worst ratio, where it was
