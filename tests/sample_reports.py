@@ -13,6 +13,7 @@ from tf_opt.report import (
     RefusedNode,
     SegmentReport,
 )
+from tf_opt.saved_model_report import SavedModelReport
 from tf_opt.segment_graph import GraphBox, GraphEdge, SegmentGraph
 
 MEASUREMENT = Measurement(
@@ -136,6 +137,21 @@ def full_report() -> OptimizationReport:
         environment={"cpu": "a processor", "versions": {"tensorflow": "2.21.0"}},
         notes=("the graph's note",),
         graph=GRAPH,
+    )
+
+
+def saved_model_report() -> SavedModelReport:
+    """Two signatures of one graph, one of another, and one that stays as it was."""
+    other = replace(full_report(), segments=(), attempts=(), measurement=None, measurements=(), graph=SegmentGraph())
+    return SavedModelReport(
+        signatures={"serving_default": full_report(), "serve": full_report(), "encode": other},
+        unconverted={"encode": "No engine was adopted; its report says why.", "vocabulary": "It computes strings."},
+        original_bytes=400_000_000,
+        optimized_bytes=410_000_000,
+        variable_bytes=399_000_000,
+        engine_bytes=200_000,
+        endpoints={"__call__": full_report()},
+        notes=("the model's note",),
     )
 
 

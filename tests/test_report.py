@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import io
 import json
 import math
 from dataclasses import replace
 
-from tests.sample_reports import report
-from tf_opt.report import OptimizationReport
+from rich.console import Console
+
+from tests.sample_reports import full_report, many_refusals, report, saved_model_report
+from tf_opt.report import OptimizationReport, RefusedNode
 
 
 def test_counts():
@@ -33,6 +36,34 @@ def test_measurement_says_which_feed_it_is():
     assert str(replace(worst, measured_shapes=1, shapes=1)) == f"{figures}, on x 1×16"
     assert str(replace(worst, measured_shapes=1, shapes=1, feed="")) == figures
     assert "ratio 2.000 (too few rounds for an interval: 9), faster" in str(replace(worst, interval=(0.0, math.inf)))
+
+
+def test_text_fits_on_80_columns_and_says_the_result_first():
+    for content in (full_report(), saved_model_report(), many_refusals(500)):
+        stream = io.StringIO()
+        content.print(Console(width=80, file=stream))
+        lines = stream.getvalue().splitlines()
+        assert max(map(len, lines)) <= 80
+        assert "engine" in lines[0] or "as fast" in lines[0]
+    assert "slower than TensorFlow: by half" in full_report().text()
+    assert "outside of the tolerance" in full_report().text()
+
+
+def test_text_of_a_saved_model_has_each_report_once():
+    text = saved_model_report().text()
+    for expected in ("3 of 5 signatures run engines", "400.0 MB before, 410.0 MB after", "It computes strings"):
+        assert expected in text
+    assert "Signatures serving_default, serve, __call__" in text
+    assert text.count("2.00 times as fast") == 1
+    assert "the model's note" in text
+
+
+def test_long_tables_say_how_much_they_leave_out():
+    content = replace(
+        report(),
+        refused=tuple(RefusedNode(name=f"n{i}", op="Where", category="op", reason=f"reason {i}") for i in range(50)),
+    )
+    assert "and 10 more" in content.text()
 
 
 def test_json_round_trip(tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.browser import Page, find_browser, open_browser
-from tests.sample_reports import EVIL, evil_report, full_report, many_refusals, report
+from tests.sample_reports import EVIL, evil_report, full_report, many_refusals, report, saved_model_report
 from tf_opt.report import OptimizationReport
 
 pytestmark = pytest.mark.skipif(
@@ -44,9 +44,10 @@ def show(page: Page, tmp_path: Path) -> Callable[..., Page]:
         full_report(),
         evil_report(),
         many_refusals(50),
+        saved_model_report(),
         OptimizationReport(engine="openvino", compute_nodes=0, original_nodes=0),
     ],
-    ids=["small", "full", "evil", "refused", "empty"],
+    ids=["small", "full", "evil", "refused", "saved model", "empty"],
 )
 @pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (390, "dark")])
 def test_page_is_quiet_whole_and_as_wide_as_its_window(show, content, width, scheme):
@@ -57,7 +58,8 @@ def test_page_is_quiet_whole_and_as_wide_as_its_window(show, content, width, sch
     assert len([request for request in page.requests if request.startswith("file:")]) == 1
     assert page.run("document.scrollingElement.scrollWidth") <= width
     assert page.run("document.querySelectorAll('h1').length") == 1
-    boxes = len(content.graph.boxes)
+    reports = [content] if isinstance(content, OptimizationReport) else [each for _, each in content.distinct()]
+    boxes = sum(len(each.graph.boxes) for each in reports)
     assert page.run("document.querySelectorAll('svg .box').length") == boxes
     for group in range(page.run("document.querySelectorAll('details').length")):
         page.run(f"document.querySelectorAll('details')[{group}].open = true")
@@ -168,6 +170,17 @@ def test_filter_finds_nodes_among_thousands(show):
     assert page.run(names) == 200
     page.run(f"{visible}[0].querySelector('.more button').click()")
     assert page.run(names) == 400
+
+
+def test_tabs_show_one_signature_at_a_time(show):
+    page = show(saved_model_report())
+    visible = "[...document.querySelectorAll('.signature')].filter((each) => !each.hidden).map((each) => each.id)"
+    assert page.run(visible) == ["signature-0"]
+    page.run("document.querySelectorAll('[role=tab]')[1].click()")
+    assert page.run(visible) == ["signature-1"]
+    page.run("document.querySelector('[data-tab=signature-0]').click()")
+    assert page.run(visible) == ["signature-0"]
+    assert page.run("[...document.querySelectorAll('[aria-selected=true]')].length") == 1
 
 
 def test_page_can_be_read_without_script(show, page, tmp_path):

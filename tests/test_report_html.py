@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sample_reports import EVIL, GRAPH, evil_report, full_report, many_refusals, report
+from tests.sample_reports import EVIL, GRAPH, evil_report, full_report, many_refusals, report, saved_model_report
 from tf_opt.report import OptimizationReport
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -102,6 +102,18 @@ def test_policy_allows_the_one_script_and_nothing_else():
     assert re.search(r"script-src 'sha256-[\w+/=]+';", policies[0])
 
 
+def test_page_of_a_saved_model_has_every_signature():
+    text = Reader(saved_model_report().to_html()).text
+    for expected in (
+        *("3 of 5 signatures run engines", "serving_default", "serve", "__call__", "encode", "It computes strings."),
+        *("381.5 MiB", "391.0 MiB", "1.02 of the original", "195.3 KiB", "the model's note", "slower than TensorFlow"),
+    ):
+        assert expected in text, expected
+    reader = Reader(saved_model_report().to_html())
+    assert reader.count("h1") == 1
+    assert reader.count("article") == 2  # Signatures of one graph share a report.
+
+
 @pytest.mark.parametrize(
     ("content", "headline"),
     [
@@ -114,7 +126,7 @@ def test_reports_without_engines_have_a_page_too(content, headline):
 
 
 def test_ids_are_unique_and_every_reference_leads_somewhere():
-    tags = Reader(full_report().to_html()).tags
+    tags = Reader(saved_model_report().to_html()).tags
     ids = [attributes["id"] for _, attributes in tags if "id" in attributes]
     assert len(ids) == len(set(ids))
     for _, attributes in tags:

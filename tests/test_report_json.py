@@ -6,17 +6,19 @@ import json
 import jsonschema
 import pytest
 
-from tests.sample_reports import full_report, report
+from tests.sample_reports import full_report, report, saved_model_report
 from tf_opt.errors import ReportError
 from tf_opt.report import OptimizationReport
 from tf_opt.report_json import SCHEMA_VERSION, load_report, report_schema
+from tf_opt.saved_model_report import SavedModelReport
 from tf_opt.segment_graph import SegmentGraph
 
 
 def test_schema_is_one_and_reports_fulfil_it():
     schema = report_schema()
     jsonschema.Draft202012Validator.check_schema(schema)
-    for each in (report(), full_report(), OptimizationReport(engine="openvino", compute_nodes=0, original_nodes=0)):
+    empty = OptimizationReport(engine="openvino", compute_nodes=0, original_nodes=0)
+    for each in (report(), full_report(), empty, saved_model_report()):
         jsonschema.validate(json.loads(each.to_json()), schema, jsonschema.Draft202012Validator)
 
 
@@ -58,6 +60,15 @@ def test_loads_what_was_written(tmp_path):
         assert loaded.measurement == full_report().measurement
         assert isinstance(loaded.graph, SegmentGraph)
     assert load_report(report().to_json()) == report()
+
+
+def test_loads_reports_of_saved_models():
+    loaded = load_report(saved_model_report().to_json())
+    assert isinstance(loaded, SavedModelReport)
+    assert loaded.to_json() == saved_model_report().to_json()
+    # A signature's report is one by itself.
+    part = json.dumps(saved_model_report().to_dict()["signatures"]["serve"])
+    assert load_report(part).to_json() == full_report().to_json()
 
 
 def test_loads_reports_of_versions_with_other_fields():

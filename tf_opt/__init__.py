@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tf_opt.random_feeds import random_feeds
     from tf_opt.readable_graph import format_graph
     from tf_opt.report import OptimizationReport
+    from tf_opt.report_json import load_report
     from tf_opt.saved_model import optimize_saved_model, save_saved_model
     from tf_opt.saved_model_report import SavedModelReport
     from tf_opt.session import run
@@ -55,6 +56,7 @@ __all__ = [
     "freeze_keras",
     "freeze_saved_model",
     "load_graph_def",
+    "load_report",
     "optimize_saved_model",
     "random_feeds",
     "restore_order",
@@ -81,6 +83,7 @@ _MODULE_OF = {
     "freeze_keras": "tf_opt.freeze",
     "freeze_saved_model": "tf_opt.freeze",
     "load_graph_def": "tf_opt.freeze",
+    "load_report": "tf_opt.report_json",
     "optimize_saved_model": "tf_opt.saved_model",
     "random_feeds": "tf_opt.random_feeds",
     "restore_order": "tf_opt.text_batches",

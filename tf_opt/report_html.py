@@ -15,13 +15,13 @@ from functools import cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from tf_opt.report import Measurement, OptimizationReport, PrecisionAttempt, SegmentReport
 from tf_opt.report_output import ReportOutput
 from tf_opt.report_picture import Picture, draw
 from tf_opt.report_text import runs_as
-from tf_opt.report_verdict import Verdict, is_analysis, verdict
+from tf_opt.report_verdict import Verdict, is_analysis, saved_model_verdict, verdict
+from tf_opt.saved_model_report import SavedModelReport
 
 
 def report_page(report: ReportOutput) -> str:
@@ -33,12 +33,17 @@ def report_page(report: ReportOutput) -> str:
     environment = _environment()
     style, script = (_source(environment, name) for name in ("report.css", "report.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    frame = {"style": Markup(style), "script": Markup(script), "script_digest": f"sha256-{digest}"}
+    frame = {"style": style, "script": script, "script_digest": f"sha256-{digest}"}
     if isinstance(report, OptimizationReport):
-        view = _View.of(report, "graph", "")
+        view = _View.of(report, "graph", ())
         page = environment.get_template("optimization_page.html.jinja")
         return page.render(frame, title=f"tf_opt: {view.verdict.headline}", view=view)
-    raise TypeError(f"expected an OptimizationReport, got {type(report).__name__}")
+    if isinstance(report, SavedModelReport):
+        views = [_View.of(each, f"signature-{number}", names) for number, (names, each) in enumerate(report.distinct())]
+        result = saved_model_verdict(report)
+        page = environment.get_template("saved_model_page.html.jinja")
+        return page.render(frame, title=f"tf_opt: {result.headline}", report=report, verdict=result, views=views)
+    raise TypeError(f"expected a report of tf_opt, got {type(report).__name__}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +58,7 @@ class _View:
     """What the template of one optimization shows besides the report itself; `id` starts every id in the page."""
 
     id: str
-    name: str
+    names: tuple[str, ...]
     report: OptimizationReport
     verdict: Verdict
     is_analysis: bool
@@ -69,13 +74,13 @@ class _View:
     environment: list[tuple[str, str]]
 
     @classmethod
-    def of(cls, report: OptimizationReport, identifier: str, name: str) -> _View:
+    def of(cls, report: OptimizationReport, identifier: str, names: tuple[str, ...]) -> _View:
         analysis = is_analysis(report)
         picture = draw(report.graph, report.segments, analysis=analysis)
         tried = len(report.attempts) > 1 or any(attempt.reason for attempt in report.attempts)
         return cls(
             id=identifier,
-            name=name,
+            names=names,
             report=report,
             verdict=verdict(report),
             is_analysis=analysis,

@@ -14,6 +14,7 @@ from tf_opt.plain_data import from_plain, to_plain
 from tf_opt.report import OptimizationReport
 from tf_opt.report_output import ReportOutput
 from tf_opt.report_schema import computed_properties, schema_of
+from tf_opt.saved_model_report import SavedModelReport
 
 SCHEMA_VERSION = 1
 """Raised where a field goes away or changes its meaning; not for new fields, which readers have to ignore."""
@@ -23,7 +24,7 @@ _SCHEMA_ADDRESS = "https://json-schema.org/draft/2020-12/schema"
 
 def _report_kinds() -> dict[str, type[ReportOutput]]:
     """Returns the reports by what they call themselves in JSON."""
-    return {"optimization": OptimizationReport}
+    return {"optimization": OptimizationReport, "saved_model": SavedModelReport}
 
 
 def report_to_dict(report: ReportOutput) -> dict[str, Any]:
@@ -38,9 +39,8 @@ def report_to_dict(report: ReportOutput) -> dict[str, Any]:
 def report_schema() -> dict[str, Any]:
     """Returns the JSON Schema (draft 2020-12) of every kind of report."""
     definitions: dict[str, Any] = {}
-    alternatives = []
+    alternatives = [schema_of(report, definitions) for report in _report_kinds().values()]
     for kind, report in _report_kinds().items():
-        alternatives.append(schema_of(report, definitions))
         definition = definitions[report.__name__]
         definition["properties"] = {**_identity_schema(kind), **definition["properties"]}
         definition["required"] = [*_identity_schema(kind), *definition["required"]]
@@ -52,7 +52,7 @@ def report_schema() -> dict[str, Any]:
     }
 
 
-def load_report(path_or_text: str | Path) -> OptimizationReport:
+def load_report(path_or_text: str | Path) -> OptimizationReport | SavedModelReport:
     """Returns the report that `to_json` wrote.
 
     Args:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tf_opt.report import OptimizationReport
+from tf_opt.saved_model_report import SavedModelReport
 
 Status = Literal["faster", "unmeasured", "unchanged", "analysis"]
 
@@ -56,6 +57,27 @@ def verdict(report: OptimizationReport) -> Verdict:
     if worst is not None and len(report.measurements) > 1:
         basis += f", the worst of them {worst.ratio:.2f}"
     return Verdict(status="faster", headline=_speed(report.speed), explanation=f"{basis}. {found} with {nodes}.")
+
+
+def saved_model_verdict(report: SavedModelReport) -> Verdict:
+    """Returns what the report of a SavedModel comes to."""
+    everything = {**report.signatures, **report.endpoints}
+    total = len({*everything, *report.unconverted})
+    optimized = {
+        name: each for name, each in everything.items() if each.engine_count and name not in report.unconverted
+    }
+    if not optimized:
+        return Verdict(
+            status="unchanged",
+            headline="The SavedModel stays as it is",
+            explanation=f"No engine was adopted in any of {count(total, 'signature')}.",
+        )
+    speeds = [f"{name} {each.speed:.2f}" for name, each in optimized.items() if each.measurements]
+    return Verdict(
+        status="faster" if speeds else "unmeasured",
+        headline=f"{len(optimized)} of {count(total, 'signature')} {'runs' if len(optimized) == 1 else 'run'} engines",
+        explanation=f"Original / optimized: {', '.join(speeds)}." if speeds else "The engines were not measured.",
+    )
 
 
 def is_analysis(report: OptimizationReport) -> bool:

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
-from rich.console import Console, Group
-from rich.table import Table
-from rich.text import Text
-
-from tf_opt.files import write_text
-from tf_opt.plain_data import to_plain
 from tf_opt.report import OptimizationReport
-from tf_opt.terminal import default_console
+from tf_opt.report_output import ReportOutput
 
 
 @dataclass(frozen=True, kw_only=True)
-class SavedModelReport:
+class SavedModelReport(ReportOutput):
     """The whole story of one SavedModel.
+
+    It prints itself, and comes as JSON and as a page for the browser: see `ReportOutput`.
 
     Attributes:
         signatures: What the optimization of each signature did. Signatures of one graph share one optimization. One for
@@ -44,55 +36,13 @@ class SavedModelReport:
     endpoints: Mapping[str, OptimizationReport] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the report as plain dicts, lists, numbers and strings."""
-        content: dict[str, Any] = to_plain(self)
-        for name in ("signatures", "endpoints"):
-            content[name] = {key: report.to_dict() for key, report in getattr(self, name).items()}
-        return content
-
-    def to_json(self, path: str | Path | None = None) -> str:
-        """Returns the report as JSON, and writes it to `path` where one is given."""
-        text = json.dumps(self.to_dict(), indent=2)
-        if path is not None:
-            write_text(path, text + "\n")
-        return text
-
-    def print(self, console: Console | None = None) -> None:
-        """Prints the report to the terminal."""
-        (console or default_console()).print(self._renderable())
-
-    def text(self) -> str:
-        """Returns what `print` shows, as plain text."""
-        console = Console(width=120, record=True, file=io.StringIO(), color_system=None)
-        console.print(self._renderable())
-        return console.export_text()
-
-    def __str__(self) -> str:
-        return self.text()
-
-    def _renderable(self) -> Group:
-        parts: list[Any] = [
-            Text(
-                f"{_megabytes(self.original_bytes)} before, {_megabytes(self.optimized_bytes)} after: weights "
-                f"{_megabytes(self.variable_bytes)}, engines {_megabytes(self.engine_bytes)}"
-            )
-        ]
-        shown: dict[int, list[str]] = {}
+    def distinct(self) -> tuple[tuple[tuple[str, ...], OptimizationReport], ...]:
+        """Each report once, with the names of all signatures and endpoints that share it."""
+        found: list[tuple[list[str], OptimizationReport]] = []
         for name, report in (*self.signatures.items(), *self.endpoints.items()):
-            shown.setdefault(id(report), []).append(name)
-        reports = {id(report): report for report in (*self.signatures.values(), *self.endpoints.values())}
-        for identity, names in shown.items():
-            parts.append(Text(f"\n{', '.join(names)}", style="bold"))
-            parts.append(Text(reports[identity].text().rstrip()))
-        if self.unconverted:
-            table = Table("signature", "why it stays as it was", title="Signatures that stay TensorFlow")
-            for name, reason in self.unconverted.items():
-                table.add_row(name, reason)
-            parts.append(table)
-        parts.extend(Text(note) for note in self.notes)
-        return Group(*parts)
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:.1f} MB"
+            names = next((names for names, other in found if other is report or other == report), None)
+            if names is None:
+                found.append(([name], report))
+            else:
+                names.append(name)
+        return tuple((tuple(names), report) for names, report in found)
