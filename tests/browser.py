@@ -50,6 +50,10 @@ class Page:
                 return result
             self._note(message)
 
+    def close(self) -> None:
+        """Ends the conversation; the tab stays."""
+        self._socket.close()
+
     def _note(self, message: dict[str, Any]) -> None:
         method, parameters = message["method"], message["params"]
         if method == "Page.loadEventFired":
@@ -116,7 +120,11 @@ def open_browser(folder: Path) -> Iterator[Page]:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(f"http://127.0.0.1:{port}/json/list", timeout=SECONDS) as answer:
             tabs = json.load(answer)
-        yield Page(next(tab["webSocketDebuggerUrl"] for tab in tabs if tab["type"] == "page"))
+        page = Page(next(tab["webSocketDebuggerUrl"] for tab in tabs if tab["type"] == "page"))
+        try:
+            yield page
+        finally:
+            page.close()
     finally:
         process.terminate()
         try:
