@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tensorflow.core.framework.graph_pb2 import GraphDef
 
 import tf_opt.passes
@@ -102,10 +103,8 @@ def digest_of_weights(weights: WeightStore, names: Collection[str] | None = None
     """
 
     def digest(name: str) -> bytes:
-        tensor = weights[name]
-        content = tensor.tensor_content  # A copy: threads hold one weight each at a time.
-        # A constant that is stored otherwise is stored as a list of values, such as the one that all elements have.
-        return hashlib.sha256(content or tensor.SerializeToString(deterministic=True)).digest()
+        # May be a copy: threads hold one weight each at a time.
+        return hashlib.sha256(weights.array(name).reshape(-1).view(np.uint8).data).digest()
 
     chosen = sorted(weights if names is None else names)
     total = hashlib.sha256()

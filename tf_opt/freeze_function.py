@@ -11,6 +11,7 @@ Only the last step touches the bytes of the weights, one variable at a time.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -20,14 +21,16 @@ from tensorflow.core.protobuf import config_pb2
 from tensorflow.python.grappler import tf_optimizer
 
 from tf_opt.errors import FreezeError
+from tf_opt.feeds import Array
 from tf_opt.freeze_cleanup import clean_graph
 from tf_opt.freeze_weights import REFERENCE_VARIABLE_OPS, WeightType, convert_captures
 from tf_opt.frozen_graph import FrozenGraph
 from tf_opt.graph_checks import check_graph, describe_tensor
+from tf_opt.light_graph import LightGraph
 from tf_opt.passes.tf.last_axis_of_means import LastAxisOfMeans
 from tf_opt.passes.tf.pass_base import Border
-from tf_opt.tensor_info import node_name
-from tf_opt.weights import is_weight
+from tf_opt.tensor_info import TensorInfo, node_name
+from tf_opt.weights import WeightStore, constant_without_value, detach_weights, is_weight, is_weight_type
 
 ConcreteFunction: TypeAlias = Any
 """`tf.types.experimental.ConcreteFunction`; TensorFlow has no types."""
@@ -54,6 +57,43 @@ def freeze_concrete_function(function: Any) -> FrozenGraph:
         FreezeError: The function takes or returns ragged or sparse tensors, writes variables, uses lookup tables, or
             captures something that has no constant value.
     """
+    traced = _trace(function)
+    _fill(traced.graph_def, traced.captures, keep_weights=False)
+    return FrozenGraph(graph_def=traced.graph_def, inputs=traced.inputs, outputs=traced.outputs)
+
+
+def freeze_light(function: Any) -> LightGraph:
+    """Does what `freeze_concrete_function` does, with the graph beside its weights.
+
+    The weights are the variables' own memory: these must not change while the graph is used.
+    """
+    traced = _trace(function)
+    arrays = _fill(traced.graph_def, traced.captures, keep_weights=True)
+    nodes = {
+        node.name: constant_without_value(node.name, arrays[node.name], node.attr["dtype"].type)
+        for node in traced.graph_def.node
+        if node.name in arrays
+    }
+    light, constants = detach_weights(traced.graph_def)  # What the function's own graph has as constants.
+    return LightGraph(
+        graph_def=light,
+        weights=constants.joined(WeightStore(nodes, arrays)),
+        inputs=traced.inputs,
+        outputs=traced.outputs,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Traced:
+    """A frozen graph with placeholders for what the function captured, and these values."""
+
+    graph_def: graph_pb2.GraphDef
+    captures: Captures
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+
+
+def _trace(function: Any) -> _Traced:
     concrete = _as_concrete(function)
     _refuse_composites(concrete)
     outputs = list(_flatten_outputs(concrete))
@@ -72,7 +112,7 @@ def freeze_concrete_function(function: Any) -> FrozenGraph:
     return _freeze(concrete, inputs, outputs)
 
 
-def _freeze(concrete: ConcreteFunction, inputs: Sequence[Any], outputs: Sequence[tuple[str, Any]]) -> FrozenGraph:
+def _freeze(concrete: ConcreteFunction, inputs: Sequence[Any], outputs: Sequence[tuple[str, Any]]) -> _Traced:
     graph_def = _inline(concrete, [tensor.name for tensor in (*inputs, *(tensor for _, tensor in outputs))])
     captures = _captures(concrete, graph_def)
     convert_captures(graph_def, {name: _weight_type(value) for name, value in captures.items()})
@@ -87,8 +127,7 @@ def _freeze(concrete: ConcreteFunction, inputs: Sequence[Any], outputs: Sequence
     graph_def = LastAxisOfMeans().run(graph_def, border).graph_def
     check_graph(graph_def, [info.name for info in output_infos])
     _refuse_tables(graph_def)
-    _fill(graph_def, captures)
-    return FrozenGraph(graph_def=graph_def, inputs=input_infos, outputs=output_infos)
+    return _Traced(graph_def=graph_def, captures=captures, inputs=input_infos, outputs=output_infos)
 
 
 def _as_concrete(function: Any) -> ConcreteFunction:
@@ -268,16 +307,29 @@ def _handle_types() -> tuple[int, int]:
     return tf.resource.as_datatype_enum, tf.variant.as_datatype_enum
 
 
-def _fill(graph_def: graph_pb2.GraphDef, captures: Mapping[str, Any]) -> None:
-    """Turns each weight placeholder into a Const with the captured value, in place: moving it would copy it."""
+def _fill(graph_def: graph_pb2.GraphDef, captures: Mapping[str, Any], *, keep_weights: bool) -> dict[str, Array]:
+    """Turns weight placeholders into Consts with the captured values, in place: moving them would copy them.
+
+    Args:
+        graph_def: The graph.
+        captures: Values by the name of their placeholder.
+        keep_weights: Whether the placeholders of big ones stay.
+
+    Returns:
+        The values of the placeholders that stay.
+    """
+    arrays = {}
     for node in graph_def.node:
         if not is_weight(node):
             continue
-        value = np.asarray(_read(captures[node.name], node.name))
+        value = _read(captures[node.name], node.name)
         shape = tuple(size.size for size in node.attr["shape"].shape.dim)
         if value.shape != shape:  # TensorFlow reads an empty array where a variable has no value.
             raise _no_value(node.name)
         dtype = node.attr["dtype"].type
+        if keep_weights and is_weight_type(dtype, shape):
+            arrays[node.name] = value
+            continue
         node.op = "Const"
         node.ClearField("attr")
         node.attr["dtype"].type = dtype
@@ -289,13 +341,19 @@ def _fill(graph_def: graph_pb2.GraphDef, captures: Mapping[str, Any]) -> None:
             tensor.tensor_content = value.tobytes()
         else:
             tensor.CopyFrom(tf.make_tensor_proto(value, dtype=dtype))
+    return arrays
 
 
-def _read(value: Any, name: str) -> Any:
+def _read(value: Any, name: str) -> Array:
+    """Returns the value of a variable or tensor, in its own memory where it is in that of the host."""
     try:
-        return value.numpy()
+        tensor = value.read_value() if hasattr(value, "read_value") else value
+        # `numpy` makes a copy.
+        array: Array = np.asarray(tensor._numpy() if hasattr(tensor, "_numpy") else tensor.numpy()).view()
     except tf.errors.FailedPreconditionError as error:
         raise _no_value(name) from error
+    array.flags.writeable = False
+    return array
 
 
 def _no_value(name: str) -> FreezeError:

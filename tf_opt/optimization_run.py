@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from tensorflow.core.framework import graph_pb2
 from tensorflow.core.framework.node_def_pb2 import NodeDef
 
@@ -37,6 +36,7 @@ from tf_opt.precision_search import PrecisionSearch
 from tf_opt.report import OptimizationReport, RefusedNode, SegmentReport
 from tf_opt.shape_profiles import ShapeProfiles
 from tf_opt.tensor_info import node_name
+from tf_opt.terminal import stage_progress
 from tf_opt.tolerance import Outputs, Tolerance
 from tf_opt.weights import WeightStore
 
@@ -57,13 +57,7 @@ class OptimizationRun:
         self.border = Border(inputs=tuple(fed), outputs=model.output_names)
         self.stage_seconds: dict[str, float] = {}
         self.dump_dir = None if options.dump_dir is None else writable_folder(options.dump_dir)
-        self.progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            TimeElapsedColumn(),
-            transient=True,
-            disable=not options.progress,
-        )
+        self.progress = stage_progress(options.progress)
         self.builder = EngineBuilder(
             options, self.choice.backends, self.border, opset, self.dump_dir, self.stage, self.profiles_of
         )

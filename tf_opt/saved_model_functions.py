@@ -76,7 +76,7 @@ class GraphFunction:
         )
         values.update(zip(computed, found, strict=True))
         # An output that is an input, or a weight, has no node that computes it.
-        return [_declared(values[info.name], info) for info in self.model.outputs]
+        return [declared(values[info.name], info) for info in self.model.outputs]
 
 
 def _tensor(reference: str) -> str:
@@ -133,7 +133,7 @@ def rename_functions(graph_def: graph_pb2.GraphDef) -> None:
         function.signature.name = names[function.signature.name]
 
 
-def _declared(tensor: Tensor, info: TensorInfo) -> Tensor:
+def declared(tensor: Tensor, info: TensorInfo) -> Tensor:
     """Returns the tensor with the static shape that the original has, be it more or less than is known now."""
     tensor = tf.identity(tensor)
     shape = tf.TensorShape(info.shape)
@@ -166,30 +166,36 @@ def signature_function(
 
 
 def endpoint_function(
-    call: Callable[[Sequence[Tensor]], Sequence[Tensor]],
+    call: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]],
     concrete: Any,
-    argument_names: inspect.FullArgSpec,
-    specs: Sequence[Any],
+    original: Any,
+    inputs: Sequence[TensorInfo],
+    outputs: Sequence[TensorInfo],
 ) -> Any:
-    """Returns a `tf.function` that takes and returns the structures that `concrete` does.
+    """Returns a `tf.function` that takes and returns the structures that a function of a loaded model does.
 
     Args:
-        call: From the tensors of the arguments, flat, to those of the result.
-        concrete: The original function.
-        argument_names: The Python parameters of the original.
-        specs: TensorSpecs of the tensors that it takes, in order.
+        call: From tensors by key to tensors by key.
+        concrete: The original's only concrete function.
+        original: The original function.
+        inputs: The tensors among the arguments, in order.
+        outputs: The tensors that are returned, in order.
     """
-    arguments, keywords = concrete.structured_input_signature
-    leaves = iter(specs)
-    arguments, keywords = tf.nest.map_structure(
-        lambda leaf: next(leaves) if isinstance(leaf, tf.TensorSpec) else leaf, (arguments, keywords)
-    )
+    infos = iter(inputs)
+
+    def argument(leaf: Any) -> Any:
+        if not isinstance(leaf, tf.TensorSpec):
+            return leaf  # The value of an argument that is no tensor.
+        return tf.TensorSpec(next(infos).shape, leaf.dtype, name=leaf.name)
+
+    arguments, keywords = tf.nest.map_structure(argument, concrete.structured_input_signature)
 
     def endpoint(*positional: Any, **named: Any) -> Any:
         tensors = [leaf for leaf in tf.nest.flatten((positional, named)) if tf.is_tensor(leaf)]
-        return tf.nest.pack_sequence_as(concrete.structured_outputs, list(call(tensors)))
+        results = call({info.key: tensor for info, tensor in zip(inputs, tensors, strict=True)})
+        return tf.nest.pack_sequence_as(concrete.structured_outputs, [results[info.key] for info in outputs])
 
-    endpoint.__signature__ = _python_signature(argument_names)  # type: ignore[attr-defined]
+    endpoint.__signature__ = _python_signature(original.function_spec.fullargspec)  # type: ignore[attr-defined]
     function = tf.function(endpoint, autograph=False)
     function.get_concrete_function(*arguments, **keywords)
     return function

@@ -9,12 +9,19 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import tensorflow as tf
+from tensorflow.python.checkpoint.graph_view import ObjectGraphView
 from tensorflow.python.saved_model import loader_impl
 
 from tf_opt.errors import InvalidOptionError, InvalidSavedModelError, UnknownSignatureError, did_you_mean
 
 ConcreteFunction: TypeAlias = Any
 """`tf.types.experimental.ConcreteFunction`; TensorFlow has no types."""
+
+
+_BOOKKEEPING = frozenset(
+    ("signatures", "variables", "trainable_variables", "non_trainable_variables", "initializer", "asset_paths")
+)
+"""Attributes by which TensorFlow and Keras keep hold of what the functions need."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +34,7 @@ class LoadedModel:
         tags: Tags of the graph that was loaded.
         signatures: The functions by key.
         endpoints: The concrete functions of each callable attribute of the model.
+        variables: All variables that it holds.
         attributes: Names of the other attributes that the model was saved with.
     """
 
@@ -35,6 +43,7 @@ class LoadedModel:
     tags: tuple[str, ...]
     signatures: Mapping[str, ConcreteFunction]
     endpoints: Mapping[str, Any]
+    variables: tuple[Any, ...] = field(repr=False)
     attributes: tuple[str, ...]
 
 
@@ -65,10 +74,11 @@ def load_saved_model(directory: str | os.PathLike[str], tags: Iterable[str] | st
         ) from error
     endpoints: dict[str, Any] = {}
     attributes = []
+    objects = ObjectGraphView(root).breadth_first_traversal()[0]
     for name, child in root._trackable_children().items():
         if hasattr(child, "concrete_functions"):
             endpoints[name] = child
-        elif name != "signatures" and not name.startswith("_"):
+        elif name not in _BOOKKEEPING and not name.startswith("_"):
             attributes.append(name)
     return LoadedModel(
         folder=path,
@@ -76,6 +86,7 @@ def load_saved_model(directory: str | os.PathLike[str], tags: Iterable[str] | st
         tags=chosen,
         signatures=dict(root.signatures),
         endpoints=endpoints,
+        variables=tuple(found for found in objects if isinstance(found, tf.Variable)),
         attributes=tuple(attributes),
     )
 

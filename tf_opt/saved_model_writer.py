@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.core.framework import graph_pb2
 from tensorflow.python.checkpoint.graph_view import ObjectGraphView
 from tensorflow.python.trackable.resource import CapturableResource, TrackableResource
 
 from tf_opt.folders import folder_bytes, writing_folder
+from tf_opt.passes.tf.splice import ENGINE_OP
 from tf_opt.saved_model_report import SavedModelReport
 
 REPORT_PATH = Path("assets.extra") / "tf_opt_report.json"
@@ -86,6 +88,11 @@ def _add_report(folder: Path, make: Callable[[Path], SavedModelReport]) -> Saved
 def variable_bytes(folder: Path) -> int:
     """Returns the size of the weights in a SavedModel."""
     return folder_bytes(folder / "variables") if (folder / "variables").is_dir() else 0
+
+
+def engine_bytes(graph_def: graph_pb2.GraphDef) -> int:
+    """Returns the size of what the engine nodes of a graph store."""
+    return sum(len(node.attr["engine"].s) for node in graph_def.node if node.op == ENGINE_OP)
 
 
 def needed_objects(root: Any, functions: Sequence[Any]) -> list[Any]:

@@ -42,7 +42,7 @@ def combine_graphs(
     present = {function.signature.name for function in combined.library.function}
     combined.library.function.extend(f for f in optimized.library.function if f.signature.name not in present)
     original_names = {node.name for node in original.node}
-    constants = {name: weights.node(name) for name in weights}
+    renamed: dict[str, str] = {}
     shared = {
         node.name
         for node in optimized.node
@@ -65,8 +65,8 @@ def combine_graphs(
         # Colocation names nodes that are called otherwise here; on one device it means nothing.
         copy.attr.pop("_class", None)
         if is_weight(node):
-            constants[copy.name] = weights.node(node.name)
-    return combined, WeightStore(constants)
+            renamed[copy.name] = node.name
+    return combined, weights.with_names(renamed)
 
 
 class Trial:

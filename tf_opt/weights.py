@@ -7,7 +7,7 @@ Passes, segmentation, export and splicing all work on light graphs; the constant
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -32,14 +32,27 @@ def is_weight(node: node_def_pb2.NodeDef) -> bool:
 
 
 class WeightStore(Mapping[str, tensor_pb2.TensorProto]):
-    """The detached constants of one graph, by node name. It refers to the original GraphDef and copies nothing."""
+    """The detached constants of one graph, by node name. It refers to what owns them, and copies nothing.
 
-    def __init__(self, nodes: Mapping[str, node_def_pb2.NodeDef]) -> None:
-        """Keeps references to Const nodes; the GraphDef that owns them must not change while the store is used."""
+    A constant is a Const node, or one without a value beside an array that has it.
+    """
+
+    def __init__(
+        self,
+        nodes: Mapping[str, node_def_pb2.NodeDef],
+        arrays: Mapping[str, np.ndarray[Any, Any]] | None = None,
+    ) -> None:
+        """Keeps references.
+
+        Args:
+            nodes: Const nodes; the GraphDef that owns them must not change while the store is used.
+            arrays: Values of nodes that have none of their own; see `constant_without_value`.
+        """
         self._nodes = dict(nodes)
+        self._arrays = dict(arrays or {})
 
     def __getitem__(self, name: str) -> tensor_pb2.TensorProto:
-        return self._nodes[name].attr["value"].tensor
+        return self.constant(name).attr["value"].tensor
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._nodes)
@@ -49,15 +62,40 @@ class WeightStore(Mapping[str, tensor_pb2.TensorProto]):
 
     def extended(self, nodes: Mapping[str, node_def_pb2.NodeDef]) -> WeightStore:
         """Returns a store of these constants and of `nodes`, Const nodes by name."""
-        return WeightStore({**self._nodes, **nodes}) if nodes else self
+        kept = {name: array for name, array in self._arrays.items() if name not in nodes}
+        return WeightStore({**self._nodes, **nodes}, kept) if nodes else self
+
+    def joined(self, other: WeightStore) -> WeightStore:
+        """Returns a store of these constants and of those of `other`, whose names are different ones."""
+        return WeightStore({**self._nodes, **other._nodes}, {**self._arrays, **other._arrays})
+
+    def with_names(self, names: Mapping[str, str]) -> WeightStore:
+        """Returns a store that has the constants under other names too, given as new name to name here."""
+        nodes = {name: self._nodes[source] for name, source in names.items()}
+        arrays = {name: self._arrays[source] for name, source in names.items() if source in self._arrays}
+        return WeightStore({**self._nodes, **nodes}, {**self._arrays, **arrays})
 
     def node(self, name: str) -> node_def_pb2.NodeDef:
-        """Returns the Const node named `name`. Do not change it."""
+        """Returns the Const node named `name`, perhaps without its value. Do not change it.
+
+        Two names with one node are one constant.
+        """
         return self._nodes[name]
 
+    def constant(self, name: str) -> node_def_pb2.NodeDef:
+        """Returns the Const node named `name` with its value. Do not change it; it may be a copy."""
+        if name not in self._arrays:
+            return self._nodes[name]
+        constant = node_def_pb2.NodeDef()
+        constant.CopyFrom(self._nodes[name])
+        constant.attr["value"].tensor.tensor_content = self._arrays[name].tobytes()
+        return constant
+
     def array(self, name: str) -> np.ndarray[Any, Any]:
-        """Returns the constant `name` as a read-only array. Protobuf hands out a copy: keep few at a time."""
-        tensor = self[name]
+        """Returns the constant `name` as a read-only array. It may be a copy: keep few at a time."""
+        if name in self._arrays:
+            return self._arrays[name]
+        tensor = self._tensor(name)
         shape = tuple(dimension.size for dimension in tensor.tensor_shape.dim)
         dtype = tf.as_dtype(tensor.dtype).as_numpy_dtype
         content = tensor.tensor_content  # Each look at it makes a copy.
@@ -67,15 +105,18 @@ class WeightStore(Mapping[str, tensor_pb2.TensorProto]):
         array.flags.writeable = False
         return array
 
+    def _tensor(self, name: str) -> tensor_pb2.TensorProto:
+        return self._nodes[name].attr["value"].tensor
+
     def info(self, name: str) -> TensorInfo:
         """Returns name, dtype and shape of the constant `name`."""
-        tensor = self[name]
+        tensor = self._tensor(name)
         shape = tuple(int(dimension.size) for dimension in tensor.tensor_shape.dim)
         return TensorInfo(name=f"{name}:0", dtype=tf.as_dtype(tensor.dtype).name, shape=shape)
 
     def size_of(self, name: str) -> int:
         """Bytes of the constant `name`, as it lies in memory."""
-        tensor = self[name]
+        tensor = self._tensor(name)
         elements = math.prod(dimension.size for dimension in tensor.tensor_shape.dim)
         return int(elements * tf.as_dtype(tensor.dtype).size)
 
@@ -85,14 +126,35 @@ class WeightStore(Mapping[str, tensor_pb2.TensorProto]):
         return sum(self.size_of(name) for name in self)
 
 
+def constant_without_value(name: str, array: np.ndarray[Any, Any], dtype: int) -> node_def_pb2.NodeDef:
+    """Returns a Const node for a WeightStore that has the value as an array.
+
+    Args:
+        name: The node's name.
+        array: Its value.
+        dtype: Its DataType number.
+    """
+    node = node_def_pb2.NodeDef(name=name, op="Const")
+    node.attr["dtype"].type = dtype
+    node.attr["value"].tensor.dtype = dtype
+    for size in array.shape:
+        node.attr["value"].tensor.tensor_shape.dim.add(size=size)
+    return node
+
+
 def _is_detachable(node: node_def_pb2.NodeDef, minimum_elements: int) -> bool:
     if node.op != "Const":
         return False
     tensor = node.attr["value"].tensor
-    dtype = tf.as_dtype(tensor.dtype)
-    if not (dtype.is_numpy_compatible and (dtype.is_floating or dtype.is_integer or dtype.is_bool)):
+    return is_weight_type(tensor.dtype, (dimension.size for dimension in tensor.tensor_shape.dim), minimum_elements)
+
+
+def is_weight_type(dtype: int, shape: Iterable[int], minimum_elements: int = MINIMUM_WEIGHT_ELEMENTS) -> bool:
+    """Tells whether a constant of this DataType number and shape is detached."""
+    kind = tf.as_dtype(dtype)
+    if not (kind.is_numpy_compatible and (kind.is_floating or kind.is_integer or kind.is_bool)):
         return False
-    return bool(math.prod(dimension.size for dimension in tensor.tensor_shape.dim) >= minimum_elements)
+    return math.prod(shape) >= minimum_elements
 
 
 def _without_nodes(graph_def: graph_pb2.GraphDef) -> graph_pb2.GraphDef:
@@ -157,7 +219,7 @@ def add_constant(graph_def: graph_pb2.GraphDef, placeholder: node_def_pb2.NodeDe
             "that detach_weights returned for this graph, and do not rename weight placeholders in a pass."
         )
     constant = graph_def.node.add()
-    constant.CopyFrom(store.node(placeholder.name))
+    constant.CopyFrom(store.constant(placeholder.name))
     constant.name = placeholder.name  # The store may know a constant by another name than its own.
     # The passes may have changed the control inputs; the constant itself never changes.
     del constant.input[:]
