@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from tensorflow.core.framework import function_pb2, node_def_pb2
+from tensorflow.python.framework import tensor_util
 
 from tf_opt.light_graph import LightGraph
 from tf_opt.tensor_info import node_name, tensor_name
@@ -88,6 +89,10 @@ class _Digester:
         functions = [value.func] if kind == "func" else list(value.list.func) if kind == "list" else []
         if functions:
             return " ".join(self._function(function.name) for function in functions)
+        if kind == "tensor":  # The same value may be stored in several ways.
+            array = tensor_util.MakeNdarray(value.tensor)
+            content = repr(array.tolist()).encode() if array.dtype.hasobject else array.tobytes()
+            return f"{array.dtype} {array.shape} {hashlib.sha256(content).hexdigest()}"
         return hashlib.sha256(value.SerializeToString(deterministic=True)).hexdigest()
 
     def _function(self, name: str) -> str:

@@ -204,9 +204,7 @@ class Conversion:
         """Returns the report of what stands in `folder`."""
         reports = self.signature_reports
         return SavedModelReport(
-            signatures={
-                name: self.signature_reports[name] for name in self.model.signatures if name in self.signature_reports
-            },
+            signatures={name: reports[name] for name in self.model.signatures if name in reports},
             unconverted=self.unconverted,
             original_bytes=folder_bytes(self.model.folder),
             optimized_bytes=folder_bytes(folder),

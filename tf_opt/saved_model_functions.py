@@ -33,7 +33,7 @@ class GraphFunction:
     """A light graph as a function from inputs to outputs, both by key, whose weights are variables."""
 
     def __init__(self, model: LightGraph, weights: WeightVariables) -> None:
-        """Makes the variables that are missing; traces when it is first called.
+        """Makes the variables that are missing, and traces.
 
         Args:
             model: The graph.
@@ -43,6 +43,7 @@ class GraphFunction:
         read = _read_names(model)
         names = [node.name for node in model.graph_def.node if is_weight(node) and not node.input]
         self._variables = {name: weights.variable(model.weights, name) for name in names if name in read}
+        # A tf.function is traced again at its second call, and would be stored twice.
         self._function = tf.function(
             self._trace,
             input_signature=[
@@ -50,7 +51,7 @@ class GraphFunction:
                 for number, info in enumerate(model.inputs)
             ],
             autograph=False,
-        )
+        ).get_concrete_function()
 
     def __call__(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Returns the outputs by key."""

@@ -96,6 +96,28 @@ def test_damaged_plan_is_a_miss(simulation, cache_folder, damage):
     loaded.close()
 
 
+def warnings_of(caplog):
+    return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_one_line_says_that_a_plan_is_built_when_an_engine_is_loaded(cache_folder, caplog):
+    model = dense()
+    with simulated_tensorrt("10.16"):
+        engine = build(model, [profile()])
+        load(model, engine).close()
+        assert not warnings_of(caplog)
+    with simulated_tensorrt("10.16", gpu_name="Another GPU"):
+        load(model, engine).close()
+        (line,) = warnings_of(caplog)
+        assert "builds the engine of" in line
+        assert "\n" not in line
+        assert str(cache_folder / "plans") in line
+        assert "no plan of it for this GPU (Another GPU), TensorRT 10.16" in line
+        caplog.clear()
+        load(model, engine).close()
+        assert not warnings_of(caplog)
+
+
 def test_plan_that_tensorrt_does_not_load_is_built_again(simulation, cache_folder, caplog):
     model = dense()
     engine = build(model, [profile()])

@@ -69,8 +69,12 @@ class PlanSource:
         self._key = plan_cache.plan_key(content, digest, settings, ranges, self._device)
         self._cache = plan_cache.PlanCache()
 
-    def plan(self) -> bytes:
-        """Returns the plan; builds it where it is not in the cache."""
+    def plan(self, *, expected: bool = False) -> bytes:
+        """Returns the plan; builds it where it is not in the cache.
+
+        Args:
+            expected: Whether one is to be loaded that was built before, so that it is said why this takes long.
+        """
         found = self._cache.load(self._key)
         if found is not None:
             return found
@@ -78,6 +82,15 @@ class PlanSource:
             # Another process may have built it while this one waited.
             found = self._cache.load(self._key)
             if found is None:
+                if expected:
+                    logger.warning(
+                        "TensorRT builds the engine of %s now, because %s holds no plan of it for this GPU (%s), "
+                        "TensorRT %s and its options.",
+                        self.name,
+                        self._cache.folder,
+                        self._device.name,
+                        self._device.tensorrt,
+                    )
                 found = self._build()
                 self._cache.store(self._key, found, self._device)
             return found

@@ -34,7 +34,7 @@ def load_engine(definition: EngineDefinition) -> TensorRTEngine:
     """Makes an engine of a stored model and the graph's constants; the op's Python runtime calls it.
 
     The plan comes from the plan cache. Where there is none for this GPU, this TensorRT and these weights, it is built
-    now, which takes as long as it did when the graph was optimized.
+    now, which takes as long as it did when the graph was optimized; a warning says so.
 
     Args:
         definition: What the engine node stores, and where it runs.
@@ -74,7 +74,7 @@ def _deserialize(source: PlanSource, settings: TensorRTSettings) -> tuple[trt.Ru
     if settings.version_compatible:
         runtime.engine_host_code_allowed = True  # The small runtime that such a plan carries is code.
     with captured_messages() as lines:
-        engine = runtime.deserialize_cuda_engine(source.plan())
+        engine = runtime.deserialize_cuda_engine(source.plan(expected=True))
         if engine is None and not source.is_new:
             logger.warning("TensorRT does not load the stored plan of %s; it is built again.", source.name)
             engine = runtime.deserialize_cuda_engine(source.rebuild())
