@@ -407,12 +407,6 @@ def test_no_report_before_a_run():
         _ = tf_opt.Tf2TrtOpt().report
 
 
-def test_dump_dir(tmp_path):
-    optimize(mlp(), ["y"], [feed()], dump_dir=tmp_path)
-    names = {path.name for path in tmp_path.iterdir()}
-    assert {"00_input.pb", "tf_opt_segment_0.pb", "tf_opt_segment_0.onnx"} <= names
-
-
 def test_second_run_on_the_same_model_feeds_and_options_comes_from_the_cache(tmp_path):
     def run(**options):
         optimizer = tf_opt.Tf2TrtOpt(adopt="always", cache_dir=tmp_path, **options)

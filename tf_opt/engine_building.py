@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from tensorflow.core.framework import graph_pb2
 
 from tf_opt.adoption import Candidate
+from tf_opt.dump import Dump
 from tf_opt.empty_reductions import EmptyReductions
 from tf_opt.engines.base import EngineBackend
 from tf_opt.errors import EngineBuildError, ExportError, PassError
@@ -69,7 +69,7 @@ class EngineBuilder:
         backends: Sequence[EngineBackend],
         border: Border,
         opset: int,
-        dump_dir: Path | None,
+        dump: Dump | None,
         stage: Stage,
         profiles: Profiles,
     ) -> None:
@@ -80,7 +80,7 @@ class EngineBuilder:
             backends: Build the engines; of each node the first that takes it.
             border: What the user feeds and fetches.
             opset: ONNX opset of the exported segments.
-            dump_dir: Where segments are written; None writes nothing.
+            dump: Where segments are written; None writes nothing.
             stage: Shows and times a stage.
             profiles: Returns the shapes that a segment has to serve; asked for backends that want to know.
         """
@@ -89,10 +89,14 @@ class EngineBuilder:
         self.border = border
         self.opset = opset
         self.stage = stage
-        self.models = {
-            backend.name: SegmentModels(options, backend, opset, dump_dir, stage, describe_segment, profiles)
-            for backend in backends
-        }
+        self.dump = dump
+        self.models, self._undumped_models = (
+            {
+                backend.name: SegmentModels(options, backend, opset, target, stage, describe_segment, profiles)
+                for backend in backends
+            }
+            for target in (dump, None)
+        )
         self._engine_of: dict[str, str] = {}
         self._segmented = graph_pb2.GraphDef()
         self._tensor_types: Mapping[str, TensorInfo] = {}
@@ -188,6 +192,8 @@ class EngineBuilder:
                 try:
                     built.append(self.build(light, weights, segment))
                 except (ExportError, EngineBuildError, PassError) as error:
+                    if self.dump is not None:
+                        self.dump.failed(segment, engine, error)
                     if self.options.strict:
                         raise
                     at_fault = self.at_fault(light, weights, segment, error) if cut < MAXIMUM_CUTS else {}
@@ -230,9 +236,10 @@ class EngineBuilder:
             by_op.setdefault(ops[name], []).append(name)
         types = tensor_infos(light)
         found: dict[str, str] = {}
+        models = self._undumped_models[self.engine_of(segment)]
         for names in by_op.values():
             for name in names[:SUSPECTS_PER_OP]:
-                reason = self._failure_alone(self.models[self.engine_of(segment)], light, weights, name, types)
+                reason = self._failure_alone(models, light, weights, name, types)
                 if reason:
                     found.update(dict.fromkeys(names, f"it does not become an engine on its own: {reason}"))
                     break

@@ -124,6 +124,10 @@ class ReportError(TfOptError, ValueError):
     """What should be a stored report is none, or one that this version does not read."""
 
 
+class DumpError(TfOptError):
+    """A dump cannot be written or read; the message names the file and what the system said."""
+
+
 class ExportError(TfOptError):
     """A segment could not be exported to ONNX.
 

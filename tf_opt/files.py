@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeAlias
 
+from tf_opt.errors import DumpError
+
 TEMPORARY_PREFIX = ".writing-"
 """How the names of files begin that are not whole yet."""
 
@@ -49,3 +51,23 @@ def write_bytes(path: str | Path, content: bytes) -> None:
 def write_text(path: str | Path, content: str) -> None:
     """Writes `content` as UTF-8; see `write_parts`."""
     write_bytes(path, content.encode())
+
+
+def write_dump(path: str | Path, content: bytes) -> None:
+    """Writes a whole file of a dump; see `write_parts`.
+
+    Raises:
+        DumpError: The folder cannot be written, or the disk is full.
+    """
+    try:
+        write_parts(path, (content,), sync=False)
+    except OSError as error:
+        raise dump_error(path, error) from error
+
+
+def dump_error(path: str | Path, error: OSError) -> DumpError:
+    """Returns what is raised where a file of a dump cannot be written."""
+    return DumpError(
+        f"The dump cannot write {path}: {error.strerror or error}. Make room, give dump_dir another folder, or leave "
+        "it out: nothing else needs it."
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 from tensorflow.core.framework import graph_pb2
@@ -14,6 +14,7 @@ from tensorflow.core.framework.node_def_pb2 import NodeDef
 from tf_opt.adoption import Adoption, AdoptionTrials, Candidate
 from tf_opt.border_values import border_values
 from tf_opt.cache_key import cache_key
+from tf_opt.dump import Dump
 from tf_opt.engine_building import EngineBuilder, describe_segment
 from tf_opt.engine_selection import EngineSelection
 from tf_opt.engines.base import ShapeProfile
@@ -56,20 +57,25 @@ class OptimizationRun:
         fed = dict.fromkeys([*map(node_name, model.input_names), *defaults])
         self.border = Border(inputs=tuple(fed), outputs=model.output_names)
         self.stage_seconds: dict[str, float] = {}
-        self.dump_dir = None if options.dump_dir is None else writable_folder(options.dump_dir)
+        engines = "_".join(backend.name for backend in self.choice.backends)
+        self.dump = None if options.dump_dir is None else Dump(writable_folder(options.dump_dir), engines)
         self.progress = stage_progress(options.progress)
         self.builder = EngineBuilder(
-            options, self.choice.backends, self.border, opset, self.dump_dir, self.stage, self.profiles_of
+            options, self.choice.backends, self.border, opset, self.dump, self.stage, self.profiles_of
         )
 
     def analyze(self) -> OptimizationReport:
         """Goes as far as segmentation."""
         weights = self.model.weights
-        pipeline = PassPipeline(GRAPH_PASSES, dump_dir=self.dump_dir)
-        light = self.builder.separate(pipeline.run(self.model.graph_def, self.border))
-        segmentation = self.builder.segment(light)
-        segments = tuple(describe_segment(segment, light, weights) for segment in segmentation.segments)
-        return self.report(segmentation, segments, pipeline)
+        with nullcontext() if self.dump is None else self.dump.writing(weights):
+            pipeline = PassPipeline(GRAPH_PASSES, None if self.dump is None else self.dump.graph_passes)
+            light = self.builder.separate(pipeline.run(self.model.graph_def, self.border))
+            segmentation = self.builder.segment(light)
+            segments = tuple(describe_segment(segment, light, weights) for segment in segmentation.segments)
+            report = self.report(segmentation, segments, pipeline)
+            if self.dump is not None:
+                self.dump.finish(light, weights, report, self.model.output_names)
+        return report
 
     def optimize(
         self, feeds: list[NormalizedFeed], calibration: list[NormalizedFeed]
@@ -81,12 +87,12 @@ class OptimizationRun:
         """
         load_op()  # An OpBuildError says more than TensorFlow does of an op that it does not know.
         started = time.perf_counter()
-        with self.progress:
-            light, weights = self.model.graph_def, self.model.weights
+        light, weights = self.model.graph_def, self.model.weights
+        with self.progress, nullcontext() if self.dump is None else self.dump.writing(weights, feeds):
             results = OptimizationCache(self.options.cache_dir) if self.options.cache else None
             key = None if results is None else self.cache_key(light, weights, feeds, calibration)
             # What is to be dumped has to be made.
-            entry = None if results is None or key is None or self.dump_dir else results.load(key)
+            entry = None if results is None or key is None or self.dump else results.load(key)
             if entry is None:
                 entry = self.decide(light, weights, feeds, calibration, results)
                 if results is not None and key is not None and is_worth_keeping(entry.report):
@@ -94,11 +100,14 @@ class OptimizationRun:
                         results.store(key, entry)
             else:
                 entry = replace(entry, report=replace(entry.report, from_cache=True))
-        optimized = self.model
-        if entry.graph_def is not None:
-            optimized = self.described(entry.graph_def, weights.extended(entry.derived_weights))
-        stages = {"cache": time.perf_counter() - started} if entry.report.from_cache else dict(self.stage_seconds)
-        return optimized, replace(entry.report, stage_seconds=stages, peak_memory_bytes=peak_memory_bytes())
+            optimized = self.model
+            if entry.graph_def is not None:
+                optimized = self.described(entry.graph_def, weights.extended(entry.derived_weights))
+            stages = {"cache": time.perf_counter() - started} if entry.report.from_cache else dict(self.stage_seconds)
+            report = replace(entry.report, stage_seconds=stages, peak_memory_bytes=peak_memory_bytes())
+            if self.dump is not None:
+                self.dump.finish(optimized.graph_def, optimized.weights, report, self.model.output_names)
+        return optimized, report
 
     def cache_key(
         self,
@@ -134,7 +143,7 @@ class OptimizationRun:
         if not self.options.dynamic_opt:
             light = fix_input_shapes(light, feeds)
         with self.stage("passes"):
-            pipeline = PassPipeline(GRAPH_PASSES, dump_dir=self.dump_dir)
+            pipeline = PassPipeline(GRAPH_PASSES, None if self.dump is None else self.dump.graph_passes)
             light = self.builder.separate(pipeline.run(light, self.border))
         if any(backend.wants_profiles for backend in self.choice.backends):
             settings = self.options.tensorrt or TensorRTSettings()

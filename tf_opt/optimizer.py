@@ -97,6 +97,7 @@ class Tf2TrtOpt:
             EngineUnavailableError: The engine cannot run on this machine.
             EngineBuildError, ExportError: A segment cannot become an engine, and `strict` is set.
             OpBuildError: The native op cannot be compiled.
+            DumpError: `dump_dir` has too little room, or a file cannot be written there.
         """
         frozen = frozen_from_graph_def(check_graph_def(graph_def), model_outputs)
         return self.optimize(frozen, test_data, disable_fp16, opset, calibration_data).graph_def

@@ -110,7 +110,8 @@ class Options:
     # Folder of the results; None: "optimizations" in the user's cache folder of tf_opt.
 
     dump_dir: str | Path | None = None
-    # Where the graph after every pass and each segment as .pb and .onnx are written.
+    # Where each optimization writes down, in a new numbered folder, the graph after every pass, each segment with its
+    # models, engines and feeds, and scripts that replay the segments.
 
     progress: bool = True
     # Progress bars on a terminal; none without one.

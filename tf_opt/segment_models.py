@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Literal, TypeAlias
 
 import onnx_ir as ir
@@ -20,10 +19,10 @@ import tensorflow as tf
 from tensorflow.core.framework import graph_pb2, node_def_pb2
 
 from tf_opt.adoption import Candidate
+from tf_opt.dump import Dump
 from tf_opt.engines.base import EngineBackend, SegmentModel, ShapeProfile
 from tf_opt.errors import EngineBuildError, PassError, SkipPaddingError
 from tf_opt.export import export_segment
-from tf_opt.files import write_bytes
 from tf_opt.options import Options
 from tf_opt.passes.onnx.count_patterns import count_patterns
 from tf_opt.passes.onnx.pass_base import OnnxPass, OnnxPipeline
@@ -75,7 +74,7 @@ class SegmentModels:
         options: Options,
         backend: EngineBackend,
         opset: int,
-        dump_dir: Path | None,
+        dump: Dump | None,
         stage: Stage,
         describe: Callable[[Segment, graph_pb2.GraphDef, WeightStore], SegmentReport],
         profiles: Profiles,
@@ -86,7 +85,7 @@ class SegmentModels:
             options: What the engine nodes get as attributes; strictness; the mask of padding.
             backend: Builds the engines.
             opset: ONNX opset of the exported segments.
-            dump_dir: Where segments are written; None writes nothing.
+            dump: Where segments are written; None writes nothing.
             stage: Shows and times a stage.
             describe: Returns the report of a segment before anything is built.
             profiles: Returns the shapes that a segment has to serve.
@@ -94,7 +93,7 @@ class SegmentModels:
         self._options = options
         self.backend = backend
         self._opset = opset
-        self._dump_dir = dump_dir
+        self._dump = dump
         self._stage = stage
         self._describe = describe
         self._profiles = profiles
@@ -106,22 +105,27 @@ class SegmentModels:
             ExportError: The converter refuses a node.
             EngineBuildError: The backend wants to know the shapes, and they cannot be found out.
             PassError, SkipPaddingError: A pass failed or cannot skip padding, and `strict` is set.
+            DumpError: A file of the dump cannot be written.
         """
+        extracted = extract_segment(light, segment)
+        dumped = None
+        if self._dump is not None:
+            with self._stage("dump"):
+                dumped = self._dump.segment(segment, self.backend.name, extracted, light, weights)
         with self._stage("export"):
             started = time.perf_counter()
-            extracted = extract_segment(light, segment)
             border = Border(
                 inputs=tuple(f"input_{i}" for i in range(len(segment.inputs))),
                 outputs=tuple(f"output_{i}:0" for i in range(len(segment.outputs))),
             )
-            prepared = PassPipeline(EXPORT_PASSES).run(extracted, border)
+            folder = None if dumped is None else dumped.passes("tf")
+            prepared = PassPipeline(EXPORT_PASSES, folder).run(extracted, border)
             exported = export_segment(
                 prepared, self._opset, len(segment.inputs), len(segment.weights), len(segment.outputs)
             )
             export_seconds = time.perf_counter() - started
-        if self._dump_dir is not None:
-            write_bytes(self._dump_dir / f"{segment.name}.pb", extracted.SerializeToString())
-            write_bytes(self._dump_dir / f"{segment.name}.onnx", exported.model.SerializeToString())
+        if dumped is not None:
+            dumped.exported(exported.model)
 
         def load() -> ir.Model:
             return load_segment(
@@ -134,6 +138,8 @@ class SegmentModels:
         if self.backend.wants_profiles:
             with self._stage("shape profiles"):
                 profiles = self._profiles(light, weights, segment)
+            if dumped is not None:
+                dumped.profiles(profiles)
         with self._stage("ONNX passes"):
             mask = self._mask_of(light, segment)
             readers = _readers_of_outputs(light, segment)
@@ -152,7 +158,7 @@ class SegmentModels:
     ) -> tuple[ir.Model, Mapping[str, int], tuple[str, ...]]:
         """Runs the passes; where one fails, the exported model is used as it is, and the report says so."""
         target = self.backend.onnx_target
-        folder = None if self._dump_dir is None else self._dump_dir / f"{segment.name}_onnx"
+        dumped = self._dump.of(segment, self.backend.name) if self._dump is not None else None
         notes: tuple[str, ...] = ()
         if self._options.skip_padding is not None and mask is None:
             notes = (
@@ -162,7 +168,7 @@ class SegmentModels:
             model = load()
             passes = recognizing_passes(target, mask)
             try:
-                changes = OnnxPipeline(passes, dump_dir=folder).run(model)
+                changes = OnnxPipeline(passes, None if dumped is None else dumped.passes("onnx")).run(model)
                 _refuse_readers(passes, readers)
                 return model, changes, notes
             except SkipPaddingError as error:
@@ -205,11 +211,14 @@ class SegmentModels:
 
         Raises:
             EngineBuildError: The backend refuses the model; it names nodes of the graph, where it blames any.
+            DumpError: A file of the dump cannot be written.
         """
         segment = prepared.segment
+        dumped = self._dump.of(segment, self.backend.name) if self._dump is not None else None
         lowered = model.clone()
         with self._stage("ONNX passes"):
-            OnnxPipeline(lowering_passes(self.backend.onnx_target)).run(lowered)
+            folder = None if dumped is None else dumped.passes(f"{self.backend.name}_{precision}")
+            OnnxPipeline(lowering_passes(self.backend.onnx_target), folder).run(lowered)
         content, sources = detach_segment(lowered)
         names = [info.name for info in segment.weights]
         infos, derived = [], {}
@@ -220,8 +229,7 @@ class SegmentModels:
             name = _unused(f"{segment.name}/weight_{number}", names)
             infos.append(TensorInfo(name=f"{name}:0", dtype=source.dtype, shape=source.shape))
             derived[name] = _constant(name, source)
-        if self._dump_dir is not None:
-            write_bytes(self._dump_dir / f"{segment.name}_{precision}.onnx", content)
+        log = None if dumped is None else dumped.building(precision, sixteen_bit, content, sources)
         segment_model = SegmentModel(
             name=segment.name,
             model=content,
@@ -235,8 +243,12 @@ class SegmentModels:
             try:
                 engine = self.backend.build(segment_model, prepared.profiles)
             except EngineBuildError as error:
+                if log is not None:
+                    log.failed(error)
                 blamed = tuple(filter(None, (graph_node(name, segment.nodes) for name in error.nodes)))
                 raise EngineBuildError(str(error), nodes=blamed) from error
+        if log is not None:
+            log.built(engine)
         node = EngineNode(
             segment=segment,
             runtime=engine.runtime,

@@ -13,6 +13,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from tf_opt.errors import PassError
+from tf_opt.files import write_dump
 from tf_opt.passes.onnx.segment_weights import detach_segment
 
 logger = logging.getLogger(__name__)
@@ -101,6 +102,7 @@ class OnnxPipeline:
         Raises:
             PassError: A pass failed, or changed the inputs or outputs of the graph; the message names it and the
                 passes before it. The model is then in no defined state.
+            DumpError: A file of the dump cannot be written.
         """
         self.records = []
         self._dump("input", model)
@@ -134,9 +136,8 @@ class OnnxPipeline:
     def _dump(self, name: str, model: ir.Model) -> None:
         if self.dump_dir is None:
             return
-        self.dump_dir.mkdir(parents=True, exist_ok=True)
         path = self.dump_dir / f"{len(self.records):02d}_{name}.onnx"
-        path.write_bytes(detach_segment(model)[0])
+        write_dump(path, detach_segment(model)[0])
 
 
 def border_of(model: ir.Model) -> list[tuple[str | None, str, str]]:

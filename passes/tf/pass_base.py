@@ -13,6 +13,7 @@ from typing import ClassVar
 from tensorflow.core.framework.graph_pb2 import GraphDef
 
 from tf_opt.errors import PassError
+from tf_opt.files import write_dump
 from tf_opt.tensor_info import node_name
 
 logger = logging.getLogger(__name__)
@@ -157,6 +158,7 @@ class PassPipeline:
 
         Raises:
             PassError: A pass failed, or lost a node of the border; the message names it and the passes before it.
+            DumpError: A file of the dump cannot be written.
         """
         self.records = []
         self._dump("input", graph_def)
@@ -206,6 +208,5 @@ class PassPipeline:
     def _dump(self, name: str, graph_def: GraphDef) -> None:
         if self.dump_dir is None:
             return
-        self.dump_dir.mkdir(parents=True, exist_ok=True)
         path = self.dump_dir / f"{len(self.records):02d}_{name}.pb"
-        path.write_bytes(graph_def.SerializeToString(deterministic=True))
+        write_dump(path, graph_def.SerializeToString(deterministic=True))

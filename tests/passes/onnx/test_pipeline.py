@@ -9,6 +9,7 @@ import pytest
 
 import tf_opt
 from tests.passes.onnx.pass_checks import check_same_outputs, model_of, ops, watch_weights
+from tf_opt.dump_weights import model_without_weights
 from tf_opt.engines import create_backend, engine_names
 from tf_opt.onnx_target import OnnxTarget
 from tf_opt.passes.onnx.count_patterns import count_patterns
@@ -70,7 +71,8 @@ def segments(model, folder):
     frozen = tf_opt.freeze_keras(with_random_vectors(model))
     optimizer = tf_opt.Tf2TrtOpt(dump_dir=folder, adopt="always", progress=False)
     optimizer.optimize(frozen, tf_opt.random_feeds(frozen, batch=2, sequence=7))
-    return [loaded(onnx.load(path)) for path in sorted(folder.glob("tf_opt_segment_?.onnx"))]
+    paths = sorted(folder.glob("001_*/segments/tf_opt_segment_?.onnx"))
+    return [loaded(onnx.load_model_from_string(model_without_weights(path))) for path in paths]
 
 
 def loaded(proto):
