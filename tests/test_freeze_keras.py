@@ -198,13 +198,14 @@ def test_hugging_face_inputs_by_position() -> None:
 
 
 @pytest.mark.slow
-def test_bert_base_adds_its_weights_once() -> None:
-    model = transformers.TFBertModel(transformers.BertConfig())
+def test_a_bert_adds_its_weights_once() -> None:
+    # Layers as they are there, and fewer of them: what is measured are bytes beside those of the weights.
+    model = transformers.TFBertModel(transformers.BertConfig(num_hidden_layers=4))
     model(model.dummy_inputs)  # Makes the variables.
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     frozen = freeze_keras(model)
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
-    assert 430e6 < frozen.size_bytes < 450e6
+    assert 200e6 < frozen.size_bytes < 220e6
     assert grown < 1.3 * frozen.size_bytes
     for batch, length in ((1, 16), (2, 37)):
         feed = bert_feed(batch, length, 30522)

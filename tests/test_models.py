@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 import tf_opt
+from tests import trained_models
 from tests.small_graphs import engine_nodes
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "examples" / "01_bert"))
@@ -72,12 +73,9 @@ def test_feeding_ids_alone():
 
 @pytest.mark.slow
 def test_minilm_embeddings_of_real_sentences():
-    model, tokenizer = bert_models.minilm()
-    frozen = tf_opt.freeze_keras(model)
-    feeds = []
-    for batch in (list(bert_models.SENTENCES), list(bert_models.SENTENCES[:1]), list(bert_models.SENTENCES[2:4])):
-        tokens = tokenizer(batch, padding=True, return_tensors="np")
-        feeds.append({name: np.asarray(values, np.int32) for name, values in tokens.items()})
+    frozen, _ = trained_models.minilm()
+    sentences = bert_models.SENTENCES
+    feeds = [trained_models.sentence_feed(batch) for batch in (sentences, sentences[:1], sentences[2:4])]
     optimized = check(frozen, feeds, minimum_coverage=0.98, maximum_engines=1)
 
     def embeddings(graph):
@@ -107,11 +105,11 @@ def test_keras_hub_bert():
     import keras_hub
 
     model = keras_hub.models.BertBackbone(
-        vocabulary_size=30522, num_layers=12, num_heads=12, hidden_dim=768, intermediate_dim=3072
+        vocabulary_size=30522, num_layers=4, num_heads=12, hidden_dim=768, intermediate_dim=3072
     )
     frozen = tf_opt.freeze_keras(model)
     # Six nodes that work on ids and masks as integers stay TensorFlow, beside the lookups.
-    check(frozen, token_feeds(frozen, [(1, 16), (2, 40)]), minimum_coverage=0.98)
+    check(frozen, token_feeds(frozen, [(1, 16), (2, 40)]), minimum_coverage=0.95)
 
 
 @pytest.mark.slow

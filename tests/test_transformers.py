@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 
 import tf_opt
+from tests import trained_models
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "examples" / "01_bert"))
 import bert_models
@@ -169,16 +170,11 @@ def rank_correlation(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
 @pytest.mark.slow
 @pytest.mark.parametrize("skip_padding", [None, "attention_mask"])
 def test_int8_keeps_the_embeddings_of_real_sentences(skip_padding: str | None) -> None:
-    model, tokenizer = bert_models.minilm()
-    frozen = tf_opt.freeze_keras(model)
+    frozen, _ = trained_models.minilm()
     sentences = (ROOT / "data" / "sentences.txt").read_text().splitlines()
 
     def feeds(texts: list[str]) -> list[Any]:
-        batches = [texts[start : start + 8] for start in range(0, len(texts), 8)]
-        return [
-            {name: np.asarray(values, np.int32) for name, values in tokenizer(batch, padding=True).items()}
-            for batch in batches
-        ]
+        return [trained_models.sentence_feed(texts[start : start + 8]) for start in range(0, len(texts), 8)]
 
     calibration, unseen = feeds(sentences[:64]), feeds(sentences[64:])
     assert sum(len(feed["input_ids"]) for feed in unseen) >= 200

@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 
 import tf_opt
+from tests import trained_models
 from tests.simulators.tensorrt.fixture import simulated_tensorrt
 from tests.small_graphs import engine_nodes, feed, mlp, run_graph_def, two_towers
 from tf_opt import errors
@@ -252,12 +253,8 @@ def test_no_work_for_padding(engine, bert):
 
 @pytest.mark.slow
 def test_trained_weights_keep_the_meaning_of_sentences(engine):
-    model, tokenizer = bert_models.minilm()
-    frozen = tf_opt.freeze_keras(model)
-    feeds = []
-    for batch in (list(bert_models.SENTENCES), list(bert_models.SENTENCES[:1])):
-        tokens = tokenizer(batch, padding=True, return_tensors="np")
-        feeds.append({name: np.asarray(values, np.int32) for name, values in tokens.items()})
+    frozen, _ = trained_models.minilm()
+    feeds = [trained_models.sentence_feed(batch) for batch in (bert_models.SENTENCES, bert_models.SENTENCES[:1])]
     optimizer = tf_opt.Tf2TrtOpt(engine=engine, adopt="always", strict=True, progress=False)
     optimized = optimizer.optimize(frozen, feeds)
     assert optimizer.report.patterns == {"layer_normalization": 13, "gelu": 6, "attention": 6}

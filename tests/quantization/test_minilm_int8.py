@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
@@ -14,7 +13,7 @@ import onnxruntime
 import openvino
 import pytest
 
-import tf_opt
+from tests import trained_models
 from tf_opt.border_values import border_values
 from tf_opt.engine_building import EngineBuilder
 from tf_opt.engines import create_backend
@@ -26,9 +25,6 @@ from tf_opt.quantization import QuantizationSettings, quantize_segment
 from tf_opt.tensor_info import node_name
 from tf_opt.weights import detach_weights
 
-sys.path.append(str(Path(__file__).resolve().parents[2] / "examples" / "01_bert"))
-import bert_models
-
 SENTENCES = (Path(__file__).resolve().parents[1] / "data" / "sentences.txt").read_text().splitlines()
 CALIBRATION, UNSEEN = SENTENCES[:64], SENTENCES[64:264]
 
@@ -38,8 +34,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def minilm():
     """MiniLM as one canonical segment, with its feeds for calibration and for judging."""
-    model, tokenizer = bert_models.minilm()
-    frozen = tf_opt.freeze_keras(model)
+    frozen, _ = trained_models.minilm()
     border = Border(inputs=tuple(map(node_name, frozen.input_names)), outputs=frozen.output_names)
     light, weights = detach_weights(frozen.graph_def)
     backends = (create_backend("openvino"),)
@@ -49,8 +44,8 @@ def minilm():
     names = {info.key: info.name for info in frozen.inputs}
 
     def feeds(batches):
-        tokens = [tokenizer(batch, padding=True, return_tensors="np") for batch in batches]
-        named = [{names[key]: np.asarray(each[key], np.int32) for key in names} for each in tokens]
+        tokens = [trained_models.sentence_feed(batch) for batch in batches]
+        named = [{name: each[key] for key, name in names.items()} for each in tokens]
         return border_values(light, weights, segment, named), [each["attention_mask"] for each in tokens]
 
     prepared = builder.models["openvino"].prepare(light, weights, segment)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import tf_opt
+from tests import trained_models
 from tests.passes.onnx.token_checks import masks
 
 sys.path.append(str(Path(__file__).resolve().parents[3] / "examples" / "01_bert"))
@@ -72,10 +73,8 @@ def test_family(family, engine):
 
 
 def test_minilm_on_real_sentences():
-    model, tokenizer = bert_models.minilm()
-    frozen = tf_opt.freeze_keras(model)
-    tokens = tokenizer(list(bert_models.SENTENCES), padding=True, return_tensors="np")
-    feed = {name: np.asarray(values, np.int32) for name, values in tokens.items()}
+    frozen, _ = trained_models.minilm()
+    feed = trained_models.sentence_feed(bert_models.SENTENCES)
     real = feed["attention_mask"] == 1
     assert 0.3 < real.mean() < 0.8, "these sentences are to need padding"
     original = tf_opt.run(frozen, feed)
