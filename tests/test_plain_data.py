@@ -111,3 +111,19 @@ def test_missing_field_is_refused():
 def test_what_is_no_plain_data_is_refused(value):
     with pytest.raises(TypeError, match="plain data"):
         to_plain(value)
+
+
+def test_lenient_reading_takes_defaults_and_leaves_out_what_is_unknown():
+    data = {"count": 3, "inner": {"names": ["x"], "newer": 1}, "newer": {"a": 1}}
+    assert from_plain(Outer, data, lenient=True) == Outer(count=3, inner=Inner(("x",)))
+    with pytest.raises(TypeError):
+        from_plain(Outer, data)
+    with pytest.raises(TypeError, match="count"):
+        from_plain(Outer, {}, lenient=True)  # There is no default.
+
+
+def test_numbers_that_json_has_not_are_read_from_their_names():
+    data = to_plain(OUTER) | {"pair": ["Infinity", 2]}
+    assert from_plain(Outer, data) == OUTER
+    with pytest.raises(TypeError):
+        from_plain(Outer, data | {"pair": ["Infinite", 2]})
