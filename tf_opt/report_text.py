@@ -22,7 +22,7 @@ MAXIMUM_ROWS = 40
 """A table of more rows than this ends with how many there are more; the page has them all."""
 
 _MAXIMUM_OPS = 4
-_COLOURS = {"faster": "green", "unmeasured": "cyan", "analysis": "cyan", "unchanged": "yellow"}
+_COLOURS = {"faster": "green", "undecided": "cyan", "unmeasured": "cyan", "analysis": "cyan", "unchanged": "yellow"}
 
 
 def plain_text(report: ReportOutput) -> str:

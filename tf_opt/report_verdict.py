@@ -8,7 +8,7 @@ from typing import Literal
 from tf_opt.report import OptimizationReport
 from tf_opt.saved_model_report import SavedModelReport
 
-Status = Literal["faster", "unmeasured", "unchanged", "analysis"]
+Status = Literal["faster", "undecided", "unmeasured", "unchanged", "analysis"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +16,7 @@ class Verdict:
     """What became of the graph.
 
     Attributes:
-        status: Engines that were measured, engines that were not, none, or nothing was built.
+        status: Engines that are faster, that may be, that were not measured; none; or nothing was built.
         headline: The result in a few words.
         explanation: What it is based on, or why nothing changed.
     """
@@ -53,10 +53,17 @@ def verdict(report: OptimizationReport) -> Verdict:
         )
     shapes = count(len(report.measurements), "combination of shapes", "combinations of shapes")
     worst = report.measurement
+    doubt = all(measurement.verdict != "faster" for measurement in report.measurements)
     basis = f"Geometric mean over {shapes}" if len(report.measurements) > 1 else "Measured on one combination of shapes"
     if worst is not None and len(report.measurements) > 1:
         basis += f", the worst of them {worst.ratio:.2f}"
-    return Verdict(status="faster", headline=_speed(report.speed), explanation=f"{basis}. {found} with {nodes}.")
+    if doubt:
+        basis += ". The measurements do not rule out that it is only as fast as the original"
+    return Verdict(
+        status="undecided" if doubt else "faster",
+        headline=_speed(report.speed),
+        explanation=f"{basis}. {found} with {nodes}.",
+    )
 
 
 def saved_model_verdict(report: SavedModelReport) -> Verdict:

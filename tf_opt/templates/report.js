@@ -107,11 +107,9 @@ for (const section of document.querySelectorAll("section.graph")) {
   svg.addEventListener("pointerup", release);
   svg.addEventListener("pointercancel", release);
 
-  const empty = section.querySelector(".details .empty");
   const choose = (element) => {
     for (const each of svg.querySelectorAll(".chosen, .near")) each.classList.remove("chosen", "near");
     for (const each of section.querySelectorAll(".details > div")) each.hidden = true;
-    empty.hidden = Boolean(element);
     if (!element) return;
     element.classList.add("chosen");
     document.getElementById(element.dataset.details).hidden = false;
@@ -137,6 +135,7 @@ for (const section of document.querySelectorAll("section.graph")) {
       if (x < view.x || x > view.x + view.width || y < view.y || y > view.y + view.height) setScale(scale(), x, y);
     });
   }
+  choose(svg.querySelector(".box.adopted, .box.possible, .box.rejected"));
   let before = view;
   window.addEventListener("beforeprint", () => {
     before = view;
