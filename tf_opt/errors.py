@@ -120,6 +120,22 @@ class CalibrationError(TfOptError):
     """A segment could not be calibrated for quantization."""
 
 
+class ModelPathError(TfOptError):
+    """A path that should hold a model holds none, or one of another kind."""
+
+
+class OutputPathError(TfOptError):
+    """A result cannot be written where it was asked for."""
+
+
+class FeedFileError(InvalidFeedError):
+    """A file with arrays or texts cannot be read; the message names it, and the line where there is one."""
+
+
+class TokenizerError(TfOptError):
+    """A folder that should hold a tokenizer of Hugging Face holds none that loads."""
+
+
 class ReportError(TfOptError, ValueError):
     """What should be a stored report is none, or one that this version does not read."""
 

@@ -1,0 +1,193 @@
+"""What is in a stored model, read without running it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tensorflow.core.framework import graph_pb2
+
+from tf_opt.cli.model_arguments import ModelArguments
+from tf_opt.cli.model_paths import ModelKind, weight_files
+from tf_opt.cli.models import read_model
+from tf_opt.cli.output import Output
+from tf_opt.cli.output_paths import size_of
+from tf_opt.cli.saved_model_files import Signature, choose_signatures, read_meta_graph, read_signatures
+from tf_opt.engines.blob import EngineBlob
+from tf_opt.errors import EngineBlobCorruptError, EngineBlobVersionError, ReportError
+from tf_opt.passes.tf.splice import ENGINE_OP, NO_FALLBACK, NODE_COUNT_ATTRIBUTE, PRECISION_ATTRIBUTE
+from tf_opt.readable_graph import format_graph
+from tf_opt.report_json import load_report
+from tf_opt.saved_model_writer import REPORT_PATH
+
+_PRECISION_OF = {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineContents:
+    """One engine node.
+
+    Attributes:
+        name: The node's name.
+        function: The function that it stands in; empty for the main graph.
+        runtime: What runs it.
+        library_version: Version of the library that it was built with; empty where it cannot be read.
+        precision: What it computes in; empty where that is not said.
+        nodes: How many nodes it stands for; None where that is not said.
+        stored_bytes: What the node stores, without weights.
+        fallback: Whether it has its original nodes beside it.
+        problem: Why it cannot be read; empty where it can.
+    """
+
+    name: str
+    function: str
+    runtime: str
+    library_version: str
+    precision: str
+    nodes: int | None
+    stored_bytes: int
+    fallback: bool
+    problem: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """A stored model.
+
+    Attributes:
+        path: Where it lies.
+        kind: What it is.
+        sizes: Bytes of its parts.
+        signatures: The ways to call it; under an empty key where there is only one.
+        engines: Its engine nodes.
+        report: What its optimization reported, where that was stored.
+        report_problem: Why what was stored cannot be read; empty where it can.
+        graphs: What it was read from, by the title of a listing.
+        fetched: Outputs of each graph that a listing ends with; None where they are found in it.
+    """
+
+    path: Path
+    kind: ModelKind
+    sizes: Mapping[str, int]
+    signatures: Mapping[str, Signature]
+    engines: tuple[EngineContents, ...]
+    report: Any = None
+    report_problem: str = ""
+    graphs: Mapping[str, graph_pb2.GraphDef] = field(repr=False)
+    fetched: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all its parts."""
+        return sum(self.sizes.values())
+
+    def listings(self) -> dict[str, str]:
+        """Returns its graphs as readable text, by title."""
+        return {title: format_graph(graph, self.fetched.get(title)) for title, graph in self.graphs.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns all but the graphs as plain data."""
+        return {
+            "path": str(self.path),
+            "kind": self.kind.value,
+            "sizes": dict(self.sizes),
+            "signatures": {
+                key: {side: [asdict(info) for info in getattr(each, side)] for side in ("inputs", "outputs")}
+                for key, each in self.signatures.items()
+            },
+            "engines": [asdict(engine) for engine in self.engines],
+            "report": None if self.report is None else self.report.to_dict(),
+            "report_problem": self.report_problem,
+        }
+
+
+def read_contents(path: Path, kind: ModelKind, model: ModelArguments, output: Output) -> Contents:
+    """Returns what is in a model.
+
+    Args:
+        path: Where it lies.
+        kind: What it is.
+        model: Which part of it is meant.
+        output: Where progress goes.
+
+    Raises:
+        FreezeError, InvalidGraphError: The model cannot be read.
+    """
+    sizes = _sizes(path, kind)
+    if kind is ModelKind.SAVED_MODEL:
+        signatures = choose_signatures(read_signatures(path, model.tag), model.signature, path)
+        graph = read_meta_graph(path, model.tag).graph_def
+        report, problem = _stored_report(path)
+        return Contents(
+            path=path,
+            kind=kind,
+            sizes=sizes,
+            signatures=signatures,
+            engines=tuple(_engines(graph)),
+            report=report,
+            report_problem=problem,
+            graphs={"": graph},
+        )
+    frozen = next(iter(read_model(path, kind, model, output).graphs.values()))
+    return Contents(
+        path=path,
+        kind=kind,
+        sizes=sizes,
+        signatures={"": Signature(key="", inputs=frozen.inputs, outputs=frozen.outputs)},
+        engines=tuple(_engines(frozen.graph_def)),
+        graphs={"": frozen.graph_def},
+        fetched={"": frozen.output_names},
+    )
+
+
+def _stored_report(folder: Path) -> tuple[Any, str]:
+    path = folder / REPORT_PATH
+    if not path.exists():
+        return None, ""
+    try:
+        return load_report(path), ""
+    except ReportError as error:  # The model is there all the same.
+        return None, str(error)
+
+
+def _engines(graph: graph_pb2.GraphDef) -> Iterable[EngineContents]:
+    for node in graph.node:
+        if node.op == ENGINE_OP:
+            yield _engine(node, "")
+    for function in graph.library.function:
+        for node in function.node_def:
+            if node.op == ENGINE_OP:
+                yield _engine(node, function.signature.name)
+
+
+def _engine(node: Any, function: str) -> EngineContents:
+    blob = node.attr["engine"].s
+    header: Mapping[str, Any] = {}
+    problem = ""
+    try:
+        header = EngineBlob.unpack(blob).header
+    except (EngineBlobCorruptError, EngineBlobVersionError) as error:
+        problem = str(error)
+    named = node.attr[PRECISION_ATTRIBUTE].s.decode() if PRECISION_ATTRIBUTE in node.attr else ""
+    return EngineContents(
+        name=node.name,
+        function=function,
+        runtime=node.attr["runtime"].s.decode(errors="replace"),
+        library_version=str(header.get("library_version", "")),
+        precision=named or _PRECISION_OF.get(str(header.get("inference_precision", "")), ""),
+        nodes=int(node.attr[NODE_COUNT_ATTRIBUTE].i) if NODE_COUNT_ATTRIBUTE in node.attr else None,
+        stored_bytes=len(blob),
+        fallback=node.attr["fallback"].func.name not in ("", NO_FALLBACK),
+        problem=problem,
+    )
+
+
+def _sizes(path: Path, kind: ModelKind) -> dict[str, int]:
+    """Returns the bytes of the parts of a model; of a folder, by what lies in it, without what is no part of it."""
+    if kind is ModelKind.SAVED_MODEL:
+        return {entry.name: size_of(entry) for entry in sorted(path.iterdir())}
+    if kind is ModelKind.HUGGING_FACE:
+        return {entry.name: size_of(entry) for entry in [path / "config.json", *weight_files(path)]}
+    return {path.name: size_of(path)}

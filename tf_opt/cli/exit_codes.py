@@ -1,0 +1,20 @@
+"""What the exit code of a command says."""
+
+from __future__ import annotations
+
+ERROR = 1
+"""Something failed, or does not work here; the message is on stderr."""
+
+USAGE = 2
+"""The command line itself is wrong: nothing was read."""
+
+DIFFERENT = 3
+"""`compare` found outputs beyond the tolerance."""
+
+INTERRUPTED = 130
+"""Ctrl-C, which is what a shell reports of a process that SIGINT ended."""
+
+HELP = (
+    "Exit codes: 0 done; 1 an error, whose message is on stderr (for doctor: nothing can be optimized here); "
+    "2 the command line is wrong; 3 compare found outputs beyond the tolerance; 130 interrupted."
+)

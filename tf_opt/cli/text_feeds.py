@@ -1,0 +1,79 @@
+"""Turns texts into the feeds of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tf_opt.cli.feed_files import read_texts
+from tf_opt.cli.hugging_face import load_tokenizer
+from tf_opt.errors import InvalidFeedError, InvalidOptionError
+from tf_opt.feeds import Feed
+from tf_opt.tensor_info import TensorInfo
+from tf_opt.text_batches import DEFAULT_BUCKETS, text_batches
+
+_INTEGERS = ("int32", "int64")
+
+
+def text_feeds(
+    path: Path,
+    tokenizer_folder: Path,
+    inputs: Sequence[TensorInfo],
+    *,
+    names: Mapping[str, str],
+    batch_size: int,
+    maximum_length: int | None,
+) -> list[Feed]:
+    """Returns batches of the texts in a file, tokenized.
+
+    Args:
+        path: A .jsonl file.
+        tokenizer_folder: A folder with a tokenizer of Hugging Face.
+        inputs: The inputs of the model.
+        names: From what the tokenizer gives to the input that takes it, where the two are called otherwise.
+        batch_size: Most rows of a batch.
+        maximum_length: Longer texts are cut; None takes what the tokenizer says the model takes.
+
+    Raises:
+        FeedFileError, TokenizerError: A file cannot be read.
+        InvalidOptionError: The maximum length is above what the tokenizer's model takes.
+        InvalidFeedError: The model has an input that the tokenizer gives nothing for.
+    """
+    texts = read_texts(path)
+    tokenizer = load_tokenizer(tokenizer_folder)
+    if maximum_length is not None and maximum_length > tokenizer.model_max_length:
+        raise InvalidOptionError(
+            f"--maximum-length is {maximum_length}, but the tokenizer in {tokenizer_folder} says that the model takes "
+            f"{tokenizer.model_max_length} tokens at most."
+        )
+    limit = maximum_length or min(DEFAULT_BUCKETS[-1], tokenizer.model_max_length)
+
+    def tokenize(given: list[str]) -> Any:
+        return tokenizer(given, truncation=True, max_length=limit, verbose=False)
+
+    tokenize.pad_token_id = tokenizer.pad_token_id  # type: ignore[attr-defined]
+    taken = _taken_inputs(tokenizer, inputs, names)
+    dtypes = {info.key: info.dtype for info in inputs}
+    buckets = [length for length in DEFAULT_BUCKETS if length < limit] + [limit]
+    batches = text_batches(texts, tokenize, batch_size=batch_size, buckets=buckets, inputs=taken)
+    return [{key: array.astype(dtypes[key]) for key, array in batch.feed.items()} for batch in batches]
+
+
+def _taken_inputs(tokenizer: Any, inputs: Sequence[TensorInfo], names: Mapping[str, str]) -> dict[str, str]:
+    """Returns, by what the tokenizer gives, the key of the input that takes it."""
+    given = dict.fromkeys([*tokenizer.model_input_names, "input_ids", "attention_mask", "token_type_ids"])
+    role_of = {names.get(role, role): role for role in [*given, *names]}
+    taken = {}
+    for info in inputs:
+        if info.key not in role_of:
+            raise InvalidFeedError(
+                f"The tokenizer gives nothing called {info.key!r}, which the model takes. It gives {', '.join(given)}; "
+                f"say which one is meant with --text-input, such as --text-input input_ids={info.key}."
+            )
+        if info.dtype not in _INTEGERS:
+            raise InvalidFeedError(
+                f"The input {info.key!r} is {info.dtype}, but a tokenizer gives integers. Give arrays with --feeds."
+            )
+        taken[role_of[info.key]] = info.key
+    return taken
