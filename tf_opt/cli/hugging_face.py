@@ -10,6 +10,7 @@ from typing import Any
 from tf_opt.errors import EnginePackageMissingError, FreezeError, TokenizerError
 
 _INSTALL = "pip install 'transformers>=4.57,<5' tf-keras safetensors"
+_LONGEST_REASON = 300
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -28,12 +29,15 @@ def load_model(folder: Path) -> tuple[Any, tuple[str, ...]]:
         FreezeError: The configuration names no architecture with TensorFlow classes, or the weights do not fit.
     """
     transformers = _transformers()
+    file = folder / "config.json"
     try:
+        described = json.loads(file.read_text(encoding="utf-8"))
+        # Without this key, the kind of model would be guessed from the name of the folder.
+        if not isinstance(described, dict) or "model_type" not in described:
+            raise ValueError("it has no 'model_type'")
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
-        raise FreezeError(
-            f"{folder / 'config.json'} describes no model of Hugging Face: {_first_line(error)}"
-        ) from error
+        raise FreezeError(f"{file} describes no model of Hugging Face: {_first_line(error)}") from error
     model_class = _model_class(transformers, config, folder)
     try:
         files = _torch_files(folder)
@@ -143,5 +147,8 @@ def _from_torch_files(model_class: Any, config: Any, files: list[Path]) -> tuple
 
 
 def _first_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines() or [type(error).__name__]
-    return text[0] if text[0].endswith((".", "!", "?")) else f"{text[0]}."
+    """Returns the first line of a message as a sentence; some go on with a list of all there is."""
+    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if len(text) > _LONGEST_REASON:
+        text = f"{text[:_LONGEST_REASON].rsplit(' ', 1)[0]} …"
+    return text if text.endswith((".", "!", "?", "…")) else f"{text}."
