@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
+from tests.simulators.small_contexts import allocator_of, data_dependent, mortal
 from tests.simulators.tensorrt import models
 from tests.simulators.tensorrt.fixture import Simulation, simulated_tensorrt
 from tests.simulators.tensorrt.questions import BATCHES, Asked, growing_allocator
@@ -176,24 +177,13 @@ def test_shape_values_are_read_when_the_work_is_queued(asked: Asked) -> None:
 
 def test_two_threads_in_one_context(asked: Asked) -> None:
     inside, leave = threading.Event(), threading.Event()
-    context = asked.context(asked.engine(models.non_zero()))
 
-    class Slow(asked.trt.IOutputAllocator):
-        def __init__(self) -> None:
-            asked.trt.IOutputAllocator.__init__(self)
+    def address(size: int) -> int:
+        inside.set()
+        leave.wait(10)
+        return int(asked.driver.allocate(max(size, 1)))
 
-        def reallocate_output(self, tensor_name: str, memory: int, size: int, alignment: int) -> int:
-            inside.set()
-            leave.wait(10)
-            return int(asked.driver.allocate(max(size, 1)))
-
-        def notify_shape(self, tensor_name: str, shape: Any) -> None:
-            pass
-
-    slow = Slow()
-    context.set_input_shape("x", (2, 8))
-    context.set_tensor_address("x", asked.upload(np.eye(2, 8, dtype=np.float32)))
-    context.set_output_allocator("y", slow)
+    context = data_dependent(asked, allocator_of(asked, address))
 
     def run() -> None:
         asked.driver.activate(0)
@@ -255,11 +245,7 @@ def test_context_whose_engine_died(simulation: Simulation, asked: Asked) -> None
 
 
 def test_context_destroyed_while_it_has_work(simulation: Simulation, asked: Asked) -> None:
-    runtime = asked.trt.Runtime(asked.log)
-    engine = runtime.deserialize_cuda_engine(asked.plan(models.fixed(), {"x": ((2, 8),) * 3}))
-    context = engine.create_execution_context()
-    context.set_tensor_address("x", asked.upload(np.ones((2, 8), np.float32)))
-    context.set_tensor_address("y", asked.driver.allocate(32))
+    context = mortal(asked)
     assert context.execute_async_v3(asked.stream)
 
     with simulation.violations.expected("destroyed while"):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.simulators.pinned_arrays import pinned
+from tests.simulators.small_contexts import mortal
 from tests.simulators.tensorrt import models
 from tests.simulators.tensorrt.driver import SimulatedCudaDriver
 from tests.simulators.tensorrt.fixture import Simulation
@@ -203,11 +204,7 @@ def test_graph_of_a_context_that_is_running_elsewhere(asked: Asked) -> None:
 
 
 def test_graph_of_a_context_that_was_destroyed(simulation: Simulation, asked: Asked) -> None:
-    runtime = asked.trt.Runtime(asked.log)
-    engine = runtime.deserialize_cuda_engine(asked.plan(models.fixed(), {"x": ((2, 8),) * 3}))
-    context = engine.create_execution_context()
-    context.set_tensor_address("x", asked.upload(np.ones((2, 8), np.float32)))
-    context.set_tensor_address("y", asked.driver.allocate(32))
+    context = mortal(asked)
     assert context.execute_async_v3(asked.stream)
     asked.driver.synchronize_stream(asked.stream)
     asked.driver.begin_capture(asked.stream)

@@ -123,7 +123,15 @@ def test_pageable_memory_is_copied_at_once(driver: SimulatedCudaDriver) -> None:
     assert target[0] == 1
 
 
-def test_event_orders_streams(driver: SimulatedCudaDriver) -> None:
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda driver, second, event: driver.wait_event(second, event),
+        lambda driver, second, event: driver.synchronize_event(event),
+    ],
+    ids=["a stream waits", "the host waits"],
+)
+def test_event_orders_streams(driver: SimulatedCudaDriver, wait: Any) -> None:
     source, _ = pinned(driver, [5])
     target, result = pinned(driver, [0])
     device, event = driver.allocate(4), driver.create_event()
@@ -131,7 +139,7 @@ def test_event_orders_streams(driver: SimulatedCudaDriver) -> None:
 
     driver.copy_to_device(device, source, 4, first)
     driver.record_event(event, first)
-    driver.wait_event(second, event)
+    wait(driver, second, event)
     driver.copy_to_host(target, device, 4, second)
     driver.synchronize_stream(second)
 
@@ -179,21 +187,6 @@ def test_event_of_the_same_stream(driver: SimulatedCudaDriver) -> None:
     driver.synchronize_stream(stream)
 
     assert driver.violations.found == ()
-
-
-def test_the_host_orders_streams_by_waiting(driver: SimulatedCudaDriver) -> None:
-    source, _ = pinned(driver, [5])
-    target, result = pinned(driver, [0])
-    device, event = driver.allocate(4), driver.create_event()
-    first, second = driver.create_stream(), driver.create_stream()
-
-    driver.copy_to_device(device, source, 4, first)
-    driver.record_event(event, first)
-    driver.synchronize_event(event)
-    driver.copy_to_host(target, device, 4, second)
-    driver.synchronize_stream(second)
-
-    assert result[0] == 5
 
 
 def test_two_readers_need_no_order(driver: SimulatedCudaDriver) -> None:

@@ -5,33 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.simulators.small_contexts import allocator_of, data_dependent
 from tests.simulators.tensorrt import models
 from tests.simulators.tensorrt.questions import Asked, growing_allocator
-
-
-def allocator_of(asked: Asked, address: Any) -> Any:
-    """Returns an output allocator that answers `address(size)`."""
-
-    class Allocator(asked.trt.IOutputAllocator):
-        def __init__(self) -> None:
-            asked.trt.IOutputAllocator.__init__(self)
-
-        def reallocate_output(self, tensor_name: str, memory: int, size: int, alignment: int) -> int:
-            return int(address(size))
-
-        def notify_shape(self, tensor_name: str, shape: Any) -> None:
-            pass
-
-    return Allocator()
-
-
-def data_dependent(asked: Asked, allocator: Any) -> Any:
-    """Returns a context with an output of data-dependent shape that is ready to run."""
-    context = asked.context(asked.engine(models.non_zero()))
-    context.set_input_shape("x", (2, 8))
-    context.set_tensor_address("x", asked.upload(np.eye(2, 8, dtype=np.float32)))
-    context.set_output_allocator("y", allocator)
-    return context
 
 
 def known_shape(asked: Asked, allocator: Any) -> Any:
@@ -87,20 +63,7 @@ def test_allocator_of_an_output_whose_shape_is_known(asked: Asked) -> None:
 
 
 def test_callback_that_uses_its_context(asked: Asked) -> None:
-    context = asked.context(asked.engine(models.non_zero()))
-
-    class Curious(asked.trt.IOutputAllocator):
-        def __init__(self) -> None:
-            asked.trt.IOutputAllocator.__init__(self)
-
-        def reallocate_output(self, tensor_name: str, memory: int, size: int, alignment: int) -> int:
-            context.infer_shapes()
-            return 0
-
-    curious = Curious()
-    context.set_input_shape("x", (2, 8))
-    context.set_tensor_address("x", asked.upload(np.eye(2, 8, dtype=np.float32)))
-    context.set_output_allocator("y", curious)
+    context = data_dependent(asked, allocator_of(asked, lambda size: context.infer_shapes()))
 
     with asked.driver.violations.expected("inside of another call"):
         context.execute_async_v3(asked.stream)

@@ -35,42 +35,37 @@ def test_equal_segments_are_built_once_and_others_again(simulation, cache_folder
     assert simulation.builds == 5
 
 
-@pytest.mark.parametrize("changed", [{"gpu_name": "Another GPU"}, {"compute_capability": (8, 0)}])
-def test_another_gpu_builds_its_own_plan(cache_folder, changed):
+def builds_of_a_load(first, second, settings=None):
+    """Builds an engine on one GPU or version and loads it on another; returns how many plans the load built."""
     model = dense()
-    with simulated_tensorrt("10.16") as first:
-        engine = build(model, [profile()])
-        assert first.builds == 1
-    with simulated_tensorrt("10.16", **changed) as second:
+    with simulated_tensorrt(**first) as simulation:
+        engine = build(model, [profile()], settings)
+        assert simulation.builds == 1
+    with simulated_tensorrt(**second) as simulation:
         loaded = load(model, engine)
         np.testing.assert_allclose(run(loaded, rows(4))[0], expected(rows(4)), rtol=1e-5)
-        assert second.builds == 1
         loaded.close()
-    assert len(plans(cache_folder)) == 2
+    return simulation.builds
 
 
-def test_another_version_builds_its_own_plan(cache_folder):
-    model = dense()
-    with simulated_tensorrt("10.0"):
-        engine = build(model, [profile()])
-    with simulated_tensorrt("11.4") as newer:
-        loaded = load(model, engine)
-        np.testing.assert_allclose(run(loaded, rows(4))[0], expected(rows(4)), rtol=1e-5)
-        assert newer.builds == 1
-        loaded.close()
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"version": "10.16"}, {"version": "10.16", "gpu_name": "Another GPU"}),
+        ({"version": "10.16"}, {"version": "10.16", "compute_capability": (8, 0)}),
+        ({"version": "10.0"}, {"version": "11.4"}),
+    ],
+    ids=["GPU", "compute capability", "version"],
+)
+def test_another_gpu_or_version_builds_its_own_plan(cache_folder, first, second):
+    assert builds_of_a_load(first, second) == 1
     assert len(plans(cache_folder)) == 2
 
 
 def test_compatible_plan_serves_gpus_of_one_compute_capability(cache_folder):
     settings = TensorRTSettings(hardware_compatibility="same_compute_capability")
-    model = dense()
-    with simulated_tensorrt("10.16"):
-        engine = build(model, [profile()], settings)
-    with simulated_tensorrt("10.16", gpu_name="Another GPU") as second:
-        loaded = load(model, engine)
-        np.testing.assert_allclose(run(loaded, rows(4))[0], expected(rows(4)), rtol=1e-5)
-        assert second.builds == 0
-        loaded.close()
+    assert builds_of_a_load({"version": "10.16"}, {"version": "10.16", "gpu_name": "Another GPU"}, settings) == 0
+    assert len(plans(cache_folder)) == 1
 
 
 def test_other_weights_in_the_graph_build_another_plan(simulation):
