@@ -20,6 +20,11 @@ HIDDEN = 8
 Dims = Sequence[int | str | None]
 
 
+def counters(name: str = "segment") -> dict[str, int]:
+    """Returns what was counted for a segment."""
+    return tf_opt.ops.statistics()[name]
+
+
 def blob(payload: bytes, runtime: str = "openvino", **header: Any) -> bytes:
     """Packs a payload with a complete header."""
     complete = {"runtime": runtime, "tf_opt_version": "0", "library_version": "0", "inputs": [], "outputs": []}

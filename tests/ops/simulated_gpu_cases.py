@@ -17,8 +17,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.framework import attr_value_pb2
 
-import tf_opt.ops
-from tests.ops.engine_graphs import blob, engine_op, tf1, tf1_function
+from tests.ops.engine_graphs import blob, counters, engine_op, tf1, tf1_function
 from tf_opt.ops import held_tensors, python_runtime
 from tf_opt.ops.python_runtime import (
     Array,
@@ -39,13 +38,7 @@ COLUMNS = 8
 BIAS = np.arange(COLUMNS, dtype=np.float32)
 
 
-@pytest.fixture(autouse=True)
-def fresh_statistics() -> None:
-    tf_opt.ops.reset_statistics()
-
-
-def counters() -> dict[str, int]:
-    return tf_opt.ops.statistics()["segment"]
+pytestmark = pytest.mark.usefixtures("fresh_statistics")
 
 
 def copies() -> tuple[int, int]:

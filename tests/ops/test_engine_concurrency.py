@@ -12,11 +12,11 @@ import pytest
 import tensorflow as tf
 from onnx import TensorProto, helper
 
-import tf_opt.ops
 from tests.ops.engine_graphs import (
     HIDDEN,
     batch_of,
     blob,
+    counters,
     dense,
     dense_session,
     engine_op,
@@ -27,13 +27,7 @@ from tests.ops.engine_graphs import (
 THREADS = 4
 
 
-@pytest.fixture(autouse=True)
-def fresh_statistics() -> None:
-    tf_opt.ops.reset_statistics()
-
-
-def counters() -> dict[str, int]:
-    return tf_opt.ops.statistics()["segment"]
+pytestmark = pytest.mark.usefixtures("fresh_statistics")
 
 
 def in_threads(function: Callable[[int], None]) -> None:

@@ -10,11 +10,11 @@ import pytest
 import tensorflow as tf
 from onnx import TensorProto, helper
 
-import tf_opt.ops
 from tests.ops.engine_graphs import (
     HIDDEN,
     batch_of,
     blob,
+    counters,
     dense,
     dense_onnx,
     dense_session,
@@ -25,15 +25,12 @@ from tests.ops.engine_graphs import (
 )
 from tf_opt.ops import build
 
+pytestmark = pytest.mark.usefixtures("fresh_statistics")
+
 
 @pytest.fixture(autouse=True)
-def fresh_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
+def failures_fall_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TF_OPT_ON_ENGINE_FAILURE", raising=False)
-    tf_opt.ops.reset_statistics()
-
-
-def counters() -> dict[str, int]:
-    return tf_opt.ops.statistics()["segment"]
 
 
 GOOD = blob(dense_onnx())

@@ -15,11 +15,11 @@ import pytest
 import tensorflow as tf
 from onnx import TensorProto, helper
 
-import tf_opt.ops
 from tests.ops.engine_graphs import (
     HIDDEN,
     batch_of,
     blob,
+    counters,
     dense,
     dense_fallback,
     dense_graph,
@@ -36,13 +36,7 @@ from tests.ops.engine_graphs import (
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(autouse=True)
-def fresh_statistics() -> None:
-    tf_opt.ops.reset_statistics()
-
-
-def counters(name: str = "segment") -> dict[str, int]:
-    return tf_opt.ops.statistics()[name]
+pytestmark = pytest.mark.usefixtures("fresh_statistics")
 
 
 def test_changing_batches_give_the_right_values_without_copies() -> None:

@@ -19,21 +19,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import tf_opt.ops
-from tests.ops.engine_graphs import HIDDEN, batch_of, blob, dense_graph, dense_session, engine_op, tf1
+from tests.ops.engine_graphs import HIDDEN, batch_of, blob, counters, dense_graph, dense_session, engine_op, tf1
 from tf_opt.ops import python_native, python_outputs, python_runtime
 from tf_opt.ops.python_runtime import Array, EngineDefinition, Outputs
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(autouse=True)
-def fresh_statistics() -> None:
-    tf_opt.ops.reset_statistics()
-
-
-def counters() -> dict[str, int]:
-    return tf_opt.ops.statistics()["segment"]
+pytestmark = pytest.mark.usefixtures("fresh_statistics")
 
 
 class Owner:

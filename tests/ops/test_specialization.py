@@ -14,17 +14,20 @@ import tensorflow as tf
 from onnx import TensorProto, helper
 
 import tf_opt.ops
-from tests.ops.engine_graphs import batch_of, blob, dense, dense_graph, dense_session, engine_op, onnx_model, tf1
+from tests.ops.engine_graphs import (
+    batch_of,
+    blob,
+    counters,
+    dense,
+    dense_graph,
+    dense_session,
+    engine_op,
+    onnx_model,
+    tf1,
+)
 from tf_opt.ops import build
 
-
-@pytest.fixture(autouse=True)
-def fresh_statistics() -> None:
-    tf_opt.ops.reset_statistics()
-
-
-def counters() -> dict[str, int]:
-    return tf_opt.ops.statistics()["segment"]
+pytestmark = pytest.mark.usefixtures("fresh_statistics")
 
 
 def test_the_rule(tmp_path: Path) -> None:

@@ -152,32 +152,36 @@ class PythonEngine : public tf_opt::Engine {
   }
 
   Status Run(const std::vector<TensorView>& inputs, tf_opt::OutputAllocator* outputs) override {
-    Gate& gate = TheGate();
-    std::shared_lock<std::shared_timed_mutex> lock(gate.gate);
-    if (!gate.open()) return InterpreterGone();
-    const std::vector<int64_t> words = RunWords(inputs);
-    Call call;
-    call.outputs = outputs;
-    const int32_t code = gate.functions.run(id_, words.data(), words.size(), &call);
-    return Outcome(code, call);
+    return CallPython(inputs, outputs, [this](const std::vector<int64_t>& words, Call* call) {
+      return TheGate().functions.run(id_, words.data(), words.size(), call);
+    });
   }
 
   bool runs_on_device() const override { return runs_on_device_; }
 
   Status RunOnDevice(const std::vector<TensorView>& inputs, tf_opt::OutputAllocator* outputs,
                      void* stream) override {
+    return CallPython(
+        inputs, outputs, [this, stream](const std::vector<int64_t>& words, Call* call) {
+          return TheGate().functions.run_on_device(id_, words.data(), words.size(), call, stream);
+        });
+  }
+
+ private:
+  // Calls one of Python's functions for a run, while the gate is open.
+  template <typename Function>
+  static Status CallPython(const std::vector<TensorView>& inputs, tf_opt::OutputAllocator* outputs,
+                           const Function& function) {
     Gate& gate = TheGate();
     std::shared_lock<std::shared_timed_mutex> lock(gate.gate);
     if (!gate.open()) return InterpreterGone();
     const std::vector<int64_t> words = RunWords(inputs);
     Call call;
     call.outputs = outputs;
-    const int32_t code =
-        gate.functions.run_on_device(id_, words.data(), words.size(), &call, stream);
+    const int32_t code = function(words, &call);
     return Outcome(code, call);
   }
 
- private:
   const int64_t id_;
   const bool runs_on_device_;
 };

@@ -230,31 +230,34 @@ def _load(pointer: Any, call: int) -> int:
 
 
 def _run(engine_id: int, address: int, count: int, call: int) -> int:
-    def run() -> None:
+    def run(words: list[int], begin: int) -> None:
         with OutputsOfCall(_op, _owners, call) as outputs:
             _engines[engine_id].run(python_native.arrays_of(words, begin), outputs)
 
     try:
-        words = python_native.words_at(address, count)
-        begin = _owners.release_first(words)
-        return _uninterrupted(run)
+        return _run_with_words(run, address, count)
     except BaseException as error:
         return _outcome(call, error)
 
 
 def _run_on_device(engine_id: int, address: int, count: int, call: int, stream: int | None) -> int:
-    def run() -> None:
+    def run(words: list[int], begin: int) -> None:
         inputs = [DeviceArray(*tensor) for tensor in python_native.device_tensors_of(words, begin)]
         engine: Any = _engines[engine_id]
         with DeviceOutputsOfCall(_op, call) as outputs:
             engine.run_on_device(inputs, outputs, stream or 0)
 
     try:
-        words = python_native.words_at(address, count)
-        begin = _owners.release_first(words)
-        return _uninterrupted(run)
+        return _run_with_words(run, address, count)
     except BaseException as error:
         return _outcome(call, error)
+
+
+def _run_with_words(run: Callable[[list[int], int], None], address: int, count: int) -> int:
+    """Gives an engine the words that the op wrote and where its inputs begin in them."""
+    words = python_native.words_at(address, count)
+    begin = _owners.release_first(words)
+    return _uninterrupted(lambda: run(words, begin))
 
 
 def _uninterrupted(run: Callable[[], None]) -> int:
