@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import ctypes
 import math
 from collections.abc import Iterable, Mapping
@@ -24,13 +25,21 @@ def aligned(size: int) -> int:
     return max(1, -(-size // ALIGNMENT)) * ALIGNMENT
 
 
-class DeviceBuffer:
-    """GPU memory of at least the size that was asked for last."""
+class Buffer(abc.ABC):
+    """Memory of at least the size that was asked for last."""
 
     def __init__(self) -> None:
         """Allocates nothing yet."""
         self.address = 0
         self._size = 0
+
+    @abc.abstractmethod
+    def _allocate(self, size: int) -> int:
+        """Returns the address of new memory."""
+
+    @abc.abstractmethod
+    def _free(self, address: int) -> None:
+        """Gives memory back."""
 
     def fits(self, size: int) -> bool:
         """Tells whether `size` bytes have room without new memory."""
@@ -39,42 +48,37 @@ class DeviceBuffer:
     def ensure(self, size: int) -> int:
         """Returns the address of room for `size` bytes; where they do not fit, the GPU must not be using it."""
         if not self.fits(size):
-            driver = cuda.cuda_driver()
             self.close()
             # A quarter more, so that shapes that grow step by step do not allocate at each one.
             wanted = aligned(size + size // 4)
-            self.address, self._size = driver.allocate(wanted), wanted
+            self.address, self._size = self._allocate(wanted), wanted
         return self.address
 
     def close(self) -> None:
         """Gives the memory back; nothing of it may be in use by the GPU."""
         if self.address:
-            cuda.cuda_driver().free(self.address)
+            self._free(self.address)
         self.address = self._size = 0
 
 
-class PinnedBuffer:
-    """Host memory that the GPU copies from and to directly, of at least the size that was asked for last."""
+class DeviceBuffer(Buffer):
+    """GPU memory."""
 
-    def __init__(self) -> None:
-        """Allocates nothing yet."""
-        self.address = 0
-        self._size = 0
+    def _allocate(self, size: int) -> int:
+        return cuda.cuda_driver().allocate(size)
 
-    def ensure(self, size: int) -> int:
-        """Returns the address of room for `size` bytes; nothing of it may be in use by the GPU."""
-        if size > self._size or not self.address:
-            driver = cuda.cuda_driver()
-            self.close()
-            wanted = aligned(size + size // 4)
-            self.address, self._size = driver.allocate_pinned(wanted), wanted
-        return self.address
+    def _free(self, address: int) -> None:
+        cuda.cuda_driver().free(address)
 
-    def close(self) -> None:
-        """Gives the memory back; nothing of it may be in use by the GPU."""
-        if self.address:
-            cuda.cuda_driver().free_pinned(self.address)
-        self.address = self._size = 0
+
+class PinnedBuffer(Buffer):
+    """Host memory that the GPU copies from and to directly."""
+
+    def _allocate(self, size: int) -> int:
+        return cuda.cuda_driver().allocate_pinned(size)
+
+    def _free(self, address: int) -> None:
+        cuda.cuda_driver().free_pinned(address)
 
 
 @dataclass(frozen=True, kw_only=True)
