@@ -18,8 +18,8 @@ ROW_GAP, BOX_GAP, LINE_GAP = 22.0, 28.0, 18.0
 """Distances in pixels: between rows; between boxes and labels of a row; around an edge that only passes a row."""
 
 _ORDER_SWEEPS, _COORDINATE_SWEEPS = 12, 40
-_PORT_SHARE = 0.7
-"""The share of a box's width over which the edges that meet it are spread."""
+_PORT_SHARE, _PORT_GAP = 0.6, 18.0
+"""The share of a box's width in which edges meet it, and how far apart they do where there is room."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,7 +264,7 @@ def _spread(row: Sequence[_Cell], wished: Sequence[float], weights: Sequence[flo
 
 
 def _ports(meetings: Sequence[tuple[str, _Cell]], placed: Mapping[str, Placement], left: float) -> list[float]:
-    """Returns where each edge meets its box: spread over its width in the order of where they come from."""
+    """Returns where each edge meets its box: straight above or below where it comes from, as far as there is room."""
     neighbours: dict[str, dict[int, _Cell]] = {}
     for name, cell in meetings:
         neighbours.setdefault(name, {})[id(cell)] = cell
@@ -272,7 +272,13 @@ def _ports(meetings: Sequence[tuple[str, _Cell]], placed: Mapping[str, Placement
     for name, cells in neighbours.items():
         box = placed[name]
         ordered = sorted(cells.values(), key=lambda cell: cell.center)
+        reach = box.width * _PORT_SHARE / 2
+        gap = min(_PORT_GAP, 2 * reach / len(ordered))
+        places: list[float] = []
         for number, cell in enumerate(ordered):
-            share = (number + 1) / (len(ordered) + 1) - 0.5
-            ports[name, id(cell)] = round(box.middle + share * box.width * _PORT_SHARE, 1)
+            # Each leaves room for those that come after it.
+            last = box.middle + reach - gap * (len(ordered) - 1 - number)
+            first = places[-1] + gap if places else box.middle - reach
+            places.append(max(first, min(cell.center - left, last)))
+        ports.update({(name, id(cell)): round(place, 1) for cell, place in zip(ordered, places, strict=True)})
     return [ports[name, id(cell)] for name, cell in meetings]

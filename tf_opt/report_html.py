@@ -177,7 +177,7 @@ def _facts(segment: SegmentReport) -> Iterator[tuple[str, str]]:
 
 
 def _counts(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} × {number:,}" for name, number in counts.items())
+    return ", ".join(f"{name} × {number:,}" for name, number in counts.items())
 
 
 def _size(size: float) -> str:

@@ -135,7 +135,8 @@ for (const section of document.querySelectorAll("section.graph")) {
       if (x < view.x || x > view.x + view.width || y < view.y || y > view.y + view.height) setScale(scale(), x, y);
     });
   }
-  choose(svg.querySelector(".box.adopted, .box.possible, .box.rejected"));
+  // Where the details stand beside the picture, they start with the first segment; below it they would push the rest away.
+  if (window.matchMedia("(min-width: 900px)").matches) choose(svg.querySelector(".box.adopted, .box.possible, .box.rejected"));
   let before = view;
   window.addEventListener("beforeprint", () => {
     before = view;
