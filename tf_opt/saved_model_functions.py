@@ -43,15 +43,15 @@ class GraphFunction:
         read = _read_names(model)
         names = [node.name for node in model.graph_def.node if is_weight(node) and not node.input]
         self._variables = {name: weights.variable(model.weights, name) for name in names if name in read}
-        # A tf.function is traced again at its second call, and would be stored twice.
-        self._function = tf.function(
+        # Not tf.function: that makes all nodes with side effects wait for each other, and an engine node in a branch or a
+        # loop of plain nodes (Switch, Enter) cannot wait for one outside of it. The graph has the edges that it needs.
+        self._function = tf.compat.v1.wrap_function(
             self._trace,
-            input_signature=[
+            [
                 tf.TensorSpec(info.shape, info.dtype, name=f"{_PREFIX}_input_{number}")
                 for number, info in enumerate(model.inputs)
             ],
-            autograph=False,
-        ).get_concrete_function()
+        )
 
     def __call__(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Returns the outputs by key."""
