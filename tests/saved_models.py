@@ -97,7 +97,9 @@ def assert_same_signatures(
     for name, function in before.signatures.items():
         found = after.signatures[name]
         assert found.structured_input_signature == function.structured_input_signature
-        assert found.structured_outputs == function.structured_outputs
+        # Those of TensorFlow 1 have tensors where others have their descriptions.
+        described = [{k: (t.dtype, str(t.shape)) for k, t in f.structured_outputs.items()} for f in (function, found)]
+        assert described[0] == described[1]
         assert found._arg_keywords == function._arg_keywords
         assert_close(function(**tensors(feeds[name])), found(**tensors(feeds[name])), atol)
 

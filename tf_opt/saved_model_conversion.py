@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import tensorflow as tf
+
 from tf_opt.errors import FreezeError, InvalidFeedError
 from tf_opt.feeds import Feed
 from tf_opt.folders import folder_bytes
@@ -18,7 +20,7 @@ from tf_opt.saved_model_feeds import GivenFeeds
 from tf_opt.saved_model_functions import GraphFunction, declared, endpoint_function, signature_function
 from tf_opt.saved_model_parts import Part, SharedGraph, freeze_part, share_graphs, tensor_specs
 from tf_opt.saved_model_report import SavedModelReport
-from tf_opt.saved_model_source import LoadedModel
+from tf_opt.saved_model_source import LoadedModel, renamed_input
 from tf_opt.saved_model_weights import WeightVariables
 from tf_opt.saved_model_writer import (
     SavedModelContent,
@@ -69,6 +71,10 @@ class Conversion:
             all_endpoints: Whether endpoints are optimized too that compute something else than these.
         """
         parts = []
+        renamed = renamed_input(self.model)
+        if renamed:
+            self.unconverted = dict.fromkeys(self.model.signatures, renamed)
+            return
         with self.stage("freezing"):
             for name, function in self.model.signatures.items():
                 if name not in wanted:
@@ -84,6 +90,10 @@ class Conversion:
                     self.groups.append(group)
                 else:
                     self._keep_endpoints(group, "It computes something else than the signatures that were asked for.")
+        if set(self.model.tags) != {tf.saved_model.SERVING}:
+            self.notes.append(
+                f"The graph read is tagged {', '.join(self.model.tags) or 'nothing'}; the one written is 'serve'."
+            )
         if self.model.attributes:
             self.notes.append(
                 f"Left out, because they are no functions: the attributes {', '.join(self.model.attributes)}."

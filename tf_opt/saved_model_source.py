@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import tensorflow as tf
+from tensorflow.core.function.polymorphism.function_type import sanitize_arg_name
 from tensorflow.python.checkpoint.graph_view import ObjectGraphView
 from tensorflow.python.saved_model import loader_impl
 
@@ -140,3 +141,18 @@ def check_signature(model: LoadedModel, name: str) -> None:
             f"The SavedModel in {model.folder} has no signature {name!r}.{did_you_mean(name, model.signatures)} Its "
             f"signatures: {listed or 'none; save the model with signatures='}."
         )
+
+
+def renamed_input(model: LoadedModel) -> str:
+    """Returns why a model cannot be written again with all of its names; an empty string where it can.
+
+    TensorFlow writes signatures as Python functions, whose parameters have names of letters, digits and underscores.
+    """
+    for name, function in model.signatures.items():
+        for keyword in function._arg_keywords:
+            if sanitize_arg_name(keyword) != keyword:
+                return (
+                    f"TensorFlow would change the name of the input {keyword!r} of the signature {name!r} when it "
+                    "writes the model. Save the original with names of letters, digits and underscores."
+                )
+    return ""
