@@ -345,13 +345,21 @@ def _fill(graph_def: graph_pb2.GraphDef, captures: Mapping[str, Any], *, keep_we
 
 
 def _read(value: Any, name: str) -> Array:
-    """Returns the value of a variable or tensor, in its own memory where it is in that of the host."""
     try:
-        tensor = value.read_value() if hasattr(value, "read_value") else value
-        # `numpy` makes a copy.
-        array: Array = np.asarray(tensor._numpy() if hasattr(tensor, "_numpy") else tensor.numpy()).view()
+        return host_array(value)
     except tf.errors.FailedPreconditionError as error:
         raise _no_value(name) from error
+
+
+def host_array(value: Any) -> Array:
+    """Returns the value of a variable or tensor as a read-only array, in its own memory where that is the host's.
+
+    Raises:
+        tf.errors.FailedPreconditionError: The variable has no value.
+    """
+    tensor = value.read_value() if hasattr(value, "read_value") else value
+    # `numpy` makes a copy.
+    array: Array = np.asarray(tensor._numpy() if hasattr(tensor, "_numpy") else tensor.numpy()).view()
     array.flags.writeable = False
     return array
 

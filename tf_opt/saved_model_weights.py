@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_opt.feeds import Array
+from tf_opt.freeze_function import host_array
 from tf_opt.weights import WeightStore
 
 Variable: TypeAlias = Any
@@ -32,13 +33,14 @@ class WeightVariables:
                 self._unread[variable.dtype.base_dtype.name, tuple(variable.shape.as_list())].append(variable)
         self._by_content: dict[tuple[_Kind, str], Variable] = {}
         self._digests: dict[int, tuple[object, str]] = {}
+        self._by_address: dict[tuple[int, int], tuple[Array, str]] = {}
 
     def digest(self, store: WeightStore, name: str) -> str:
         """Returns a digest of the bytes of a weight, which is computed once for each Const node."""
         node = store.node(name)
         if id(node) not in self._digests:
             # The node is kept so that no other gets its identity.
-            self._digests[id(node)] = (node, _digest(store.array(name)))
+            self._digests[id(node)] = (node, self._digest(store.array(name)))
         return self._digests[id(node)][1]
 
     def variable(self, store: WeightStore, name: str) -> Variable:
@@ -47,10 +49,10 @@ class WeightVariables:
         kind = (info.dtype, tuple(size or 0 for size in info.shape or ()))
         for variable in self._unread.pop(kind, ()):
             try:
-                value = variable.numpy()
+                value = host_array(variable)
             except tf.errors.FailedPreconditionError:  # It was never given a value.
                 continue
-            self._by_content.setdefault((kind, _digest(value)), variable)
+            self._by_content.setdefault((kind, self._digest(value)), variable)
         content = (kind, self.digest(store, name))
         if content not in self._by_content:
             # Some characters are not allowed in a variable's name.
@@ -62,6 +64,12 @@ class WeightVariables:
         self.used[id(variable)] = variable
         return variable
 
-
-def _digest(array: Array) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data).hexdigest()
+    def _digest(self, array: Array) -> str:
+        """Returns a digest of an array; memory that several arrays share is read once."""
+        if not array.flags.c_contiguous:
+            array = np.ascontiguousarray(array)
+        place = (array.ctypes.data, array.nbytes)
+        if place not in self._by_address:
+            # The array is kept so that no other gets its memory.
+            self._by_address[place] = (array, hashlib.sha256(array.reshape(-1).view(np.uint8).data).hexdigest())
+        return self._by_address[place][1]
