@@ -83,9 +83,12 @@ def format_graph(graph_def: graph_pb2.GraphDef, outputs: Sequence[str] | str | N
     lines += _Listing(view, types, weights).block(
         "graph", [f"%{_short(parse_input(name))}" for name in fetched], fetched
     )
-    for name, function in functions.items():
-        if name != NO_FALLBACK:
-            lines += ["", *_function_block(function, light, shapes.get(name))]
+    with tf.Graph().as_default():
+        # TensorFlow unfolds a function only where it knows those that it calls, as that of a SavedModel does.
+        tf.graph_util.import_graph_def(graph_pb2.GraphDef(library=light.library), name="")
+        for name, function in functions.items():
+            if name != NO_FALLBACK:
+                lines += ["", *_function_block(function, light, shapes.get(name))]
     return "\n".join(lines) + "\n"
 
 

@@ -22,7 +22,7 @@ def aligned(graph: FrozenGraph, reference: FrozenGraph, path: Path, reference_pa
         UnknownOutputError: An output of the reference is missing.
     """
     inputs = _renamed(graph.inputs, reference.inputs)
-    if inputs is None or len(inputs) != len(reference.inputs):
+    if inputs is None or len(graph.inputs) != len(reference.inputs):
         raise InvalidFeedError(
             f"The models take different inputs, so that one feed cannot serve both: {reference_path} takes "
             f"{_listed(reference.inputs)}; {path} takes {_listed(graph.inputs)}."
