@@ -79,7 +79,7 @@ def hugging_face(folder: Path) -> Path:
         num_hidden_layers=1,
         num_attention_heads=2,
         intermediate_size=64,
-        max_position_embeddings=64,
+        max_position_embeddings=512,
     )
     model = TFBertModel(config)
     model(model.dummy_inputs)

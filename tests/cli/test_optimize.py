@@ -152,7 +152,9 @@ def test_what_is_dumped_goes_where_it_is_asked_for(models: Models, tmp_path: Pat
     assert list((tmp_path / "dump").rglob("*.onnx"))
 
 
-def test_analysis_writes_nothing(models: Models, tmp_path: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_analysis_writes_nothing(
+    models: Models, tmp_path: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TF_OPT_CACHE_DIR", str(tmp_path / "cache"))
     found = content(invoke("analyze", models.keras, "--denied-op", "Relu", "--json"))

@@ -61,7 +61,7 @@ def clear_cache(
     files, size = sum(len(each.files) for each in entries), sum(each.total_bytes for each in entries)
     what = f"{files} file{'' if files == 1 else 's'} ({format_bytes(size)}) in {folder}"
     if files and not yes:
-        if not sys.stdin.isatty():
+        if not is_asked():
             raise typer.BadParameter("without a terminal, nobody can be asked; say --yes.", param_hint="--yes")
         listed = ", ".join(f"{each.kind.name} {len(each.files)}" for each in entries)
         if not typer.confirm(f"Remove {what}: {listed}?", err=True):
@@ -72,6 +72,11 @@ def clear_cache(
         remove(each)
     output.show(f"Removed {what}." if files else f"There is nothing to remove in {folder}.")
     output.result({"folder": str(folder), "removed": [_plain(each) for each in entries]})
+
+
+def is_asked() -> bool:
+    """Whether there is a terminal on which somebody could answer."""
+    return sys.stdin.isatty()
 
 
 def format_age(moment: float | None) -> str:

@@ -1,0 +1,131 @@
+"""What shows only in a process of its own: the entry point, a quick start, stdout, Ctrl-C, completion."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import tf_opt
+from tests.cli.conftest import Models
+from tf_opt.cli.choices import ENGINES, PRECISIONS
+
+PROGRAM = [sys.executable, "-m", "tf_opt.cli"]
+TIMEOUT = 300
+
+NO_HEAVY_IMPORT = """
+import sys
+from tf_opt.cli.program import main
+sys.argv = ["tf-opt", *ARGUMENTS]
+try:
+    main()
+except SystemExit as error:
+    heavy = {"tensorflow", "numpy", "keras", "transformers", "onnx", "openvino"} & set(sys.modules)
+    print(error.code, sorted(heavy), file=sys.stderr)
+"""
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """This one, without what the tests set for TensorFlow."""
+    kept = {
+        name: value for name, value in os.environ.items() if name not in ("TF_CPP_MIN_LOG_LEVEL", "TF_USE_LEGACY_KERAS")
+    }
+    return {**kept, **changes}
+
+
+def run(command: list[str], **changes: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, env=environment(**changes), capture_output=True, text=True, timeout=TIMEOUT, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["--version"], ["optimize", "--help"], ["cache", "list"], ["optimize", "a", "b", "--engine", "x"]],
+)
+def test_nothing_heavy_is_imported_before_it_is_needed(arguments: list[str], tmp_path: Path) -> None:
+    code = NO_HEAVY_IMPORT.replace("ARGUMENTS", repr(arguments))
+    completed = run([sys.executable, "-c", code], TF_OPT_CACHE_DIR=str(tmp_path))
+    expected = 2 if "x" in arguments else 0
+    assert completed.stderr.splitlines()[-1] == f"{expected} []", completed.stderr
+
+
+def test_the_entry_point_is_installed() -> None:
+    program = Path(sys.executable).parent / "tf-opt"
+    completed = run([str(program), "--version"])
+    assert completed.stdout == f"tf-opt {tf_opt.__version__}\n"
+    assert run([str(program)]).returncode == 2
+
+
+def test_help_documents_exit_codes_and_every_command_has_an_example() -> None:
+    text = " ".join(run([*PROGRAM, "--help"]).stdout.split())
+    for part in ("Exit codes", "0 done", "2 the command line is wrong", "3 compare found", "130 interrupted"):
+        assert part in text
+    from typer.main import get_command
+
+    from tf_opt.cli.program import app
+
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    leaves = {**{name: each for name, each in commands.items() if name != "cache"}, **commands["cache"].commands}
+    assert len(leaves) == 8
+    for name, each in leaves.items():
+        assert "Example: tf-opt " in each.help, name
+
+
+def test_json_is_all_that_is_on_stdout_and_stderr_is_quiet(models: Models, tmp_path: Path) -> None:
+    arguments = ["optimize", str(models.keras), str(tmp_path / "fast"), "--no-cache", "--adopt", "always", "--json"]
+    completed = run([*PROGRAM, *arguments])
+    assert completed.returncode == 0, completed.stderr
+    assert json.loads(completed.stdout)["kind"] == "Keras model"
+    # No progress without a terminal, nothing that TensorFlow logs, only where the feeds are from.
+    assert completed.stderr == f"{json.loads(completed.stdout)['feeds']}\n"
+
+
+def test_ctrl_c_leaves_nothing_behind(models: Models, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    arguments = ["optimize", models.graph, tmp_path / "out" / "fast", "--no-cache", "--dump", tmp_path / "dump"]
+    # Longer than a test may take: the signal comes in the middle of a measurement at the latest.
+    arguments += ["--measurement-seconds", "600"]
+    process = subprocess.Popen(
+        [*PROGRAM, *map(str, arguments)], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    end = time.monotonic() + TIMEOUT
+    while not list((tmp_path / "dump").rglob("*.pb")) and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 130, stderr
+    assert stdout == ""
+    assert stderr.splitlines()[-1] == "Interrupted."
+    assert "Traceback" not in stderr
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def complete(*words: str) -> list[str]:
+    """What bash is offered for the last word."""
+    asked = {"_TF_OPT_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}
+    completed = run([str(Path(sys.executable).parent / "tf-opt")], **asked)
+    assert completed.returncode == 0, completed.stderr
+    return completed.stdout.split()
+
+
+def test_the_shell_completes_commands_options_and_values() -> None:
+    commands = ["optimize", "analyze", "inspect", "compare", "benchmark", "doctor", "cache"]
+    assert complete("tf-opt", "") == commands
+    assert complete("tf-opt", "c") == ["compare", "cache"]
+    assert complete("tf-opt", "optimize", "in", "out", "--engine", "") == list(ENGINES)
+    assert complete("tf-opt", "optimize", "in", "out", "--precision", "fp") == [
+        name for name in PRECISIONS if name.startswith("fp")
+    ]
+    assert "--tensorrt-profile" in complete("tf-opt", "optimize", "in", "out", "--tensorrt-p")
+    assert complete("tf-opt", "cache", "clear", "--kind", "op") == ["optimizations", "ops"]
+
+
+def test_completion_can_be_shown() -> None:
+    assert "_TF_OPT_COMPLETE" in run([*PROGRAM, "--show-completion", "bash"], SHELL="/bin/bash").stdout
