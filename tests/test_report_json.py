@@ -87,6 +87,7 @@ def test_loads_reports_of_versions_with_other_fields():
         (json.dumps({"kind": "optimization", "schema_version": SCHEMA_VERSION + 1}), "schema version 2"),
         (json.dumps({"kind": "optimization", "schema_version": SCHEMA_VERSION}), "damaged report"),
         ("/no/such/file.json", "Cannot read /no/such/file.json: No such file"),
+        ("/", "Cannot read /: Is a directory"),
     ],
 )
 def test_what_is_no_report_is_an_error_that_says_so(text: str, message: str):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections.abc
 import dataclasses
+import functools
 import types
 import typing
 from typing import Any, TypeVar
@@ -68,11 +69,10 @@ def _restored(kind: Any, data: Any, lenient: bool) -> Any:
         if data in arguments:
             return data
     elif isinstance(kind, type) and dataclasses.is_dataclass(kind) and isinstance(data, dict):
-        hints = typing.get_type_hints(kind)
-        names = {field.name for field in dataclasses.fields(kind)}
-        if lenient or data.keys() == names:
-            known = {name: item for name, item in data.items() if name in names}
-            return kind(**{name: _restored(hints[name], item, lenient) for name, item in known.items()})
+        types_of = _field_types(kind)
+        if lenient or data.keys() == types_of.keys():
+            known = {name: item for name, item in data.items() if name in types_of}
+            return kind(**{name: _restored(types_of[name], item, lenient) for name, item in known.items()})
     elif origin is tuple and isinstance(data, list):
         if arguments[1:] == (...,):
             return tuple(_restored(arguments[0], item, lenient) for item in data)
@@ -85,6 +85,13 @@ def _restored(kind: Any, data: Any, lenient: bool) -> Any:
     elif kind in (int, str, bool, type(None)) and type(data) is kind:
         return data
     raise TypeError(f"expected {kind}, got {type(data).__name__}")
+
+
+@functools.cache
+def _field_types(kind: Any) -> dict[str, Any]:
+    """Returns the type of each field; looking annotations up takes longer than reading what they describe."""
+    hints = typing.get_type_hints(kind)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
 def _restored_union(alternatives: tuple[Any, ...], data: Any, lenient: bool) -> Any:

@@ -19,7 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from tf_opt.report import Measurement, OptimizationReport, PrecisionAttempt, SegmentReport
 from tf_opt.report_output import ReportOutput
 from tf_opt.report_picture import Picture, draw
-from tf_opt.report_text import runs_as
+from tf_opt.report_text import runs_as, size_text
 from tf_opt.report_verdict import Verdict, is_analysis, saved_model_verdict, verdict
 from tf_opt.saved_model_report import SavedModelReport
 
@@ -150,7 +150,7 @@ def _environment_facts(report: OptimizationReport) -> Iterator[tuple[str, str]]:
         else:
             yield name, str(value)
     if report.peak_memory_bytes is not None:
-        yield "peak memory of the process", _size(report.peak_memory_bytes)
+        yield "peak memory of the process", size_text(report.peak_memory_bytes)
 
 
 def _facts(segment: SegmentReport) -> Iterator[tuple[str, str]]:
@@ -164,9 +164,9 @@ def _facts(segment: SegmentReport) -> Iterator[tuple[str, str]]:
             yield "measured on", each.feed
     if segment.maximum_error is not None:
         yield "largest difference", _error(segment.maximum_error)
-    yield "weights", _size(segment.weight_bytes)
+    yield "weights", size_text(segment.weight_bytes)
     if segment.engine_bytes:
-        yield "stored in the engine node", _size(segment.engine_bytes)
+        yield "stored in the engine node", size_text(segment.engine_bytes)
     if segment.export_seconds:
         yield "export to ONNX", _seconds(segment.export_seconds)
     if segment.build_seconds:
@@ -178,14 +178,6 @@ def _facts(segment: SegmentReport) -> Iterator[tuple[str, str]]:
 
 def _counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} × {number:,}" for name, number in counts.items())
-
-
-def _size(size: float) -> str:
-    for unit in ("bytes", "KiB", "MiB"):
-        if abs(size) < 1024:
-            return f"{size:.0f} bytes" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.2f} GiB"
 
 
 def _seconds(seconds: float) -> str:
@@ -225,7 +217,7 @@ def _environment() -> Environment:
         interval=_interval,
         runs_as=runs_as,
         seconds=_seconds,
-        size=_size,
+        size=size_text,
     )
     return environment
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 from collections.abc import Mapping
@@ -93,12 +94,20 @@ def _identity_schema(kind: str) -> dict[str, Any]:
     }
 
 
+@functools.cache
+def _layout(dataclass: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Returns what tells that an object is a report, where it is one, and the names of what is written of it."""
+    kinds = [kind for kind, report in _report_kinds().items() if issubclass(dataclass, report)]
+    names = (*(field.name for field in dataclasses.fields(dataclass)), *computed_properties(dataclass))
+    return ({"kind": kinds[0], "schema_version": SCHEMA_VERSION} if kinds else {}), names
+
+
 def _written(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        names = [*(field.name for field in dataclasses.fields(value)), *computed_properties(type(value))]
-        content = {name: _written(getattr(value, name)) for name in names}
-        kind = next((kind for kind, report in _report_kinds().items() if isinstance(value, report)), None)
-        return content if kind is None else {"kind": kind, "schema_version": SCHEMA_VERSION, **content}
+        identity, names = _layout(type(value))
+        return identity | {name: _written(getattr(value, name)) for name in names}
+    if value is None or type(value) in (str, int, bool):
+        return value
     if isinstance(value, Mapping):
         return {key: _written(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

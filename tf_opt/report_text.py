@@ -52,14 +52,23 @@ def runs_as(segment: SegmentReport) -> str:
     return f"TensorFlow: {segment.reason or 'nothing was built'}"
 
 
+def size_text(size: float) -> str:
+    """Returns a number of bytes in the unit in which it reads well."""
+    for unit in ("bytes", "KiB", "MiB"):
+        if abs(size) < 1024:
+            return f"{size:.0f} bytes" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.2f} GiB"
+
+
 def _saved_model(report: SavedModelReport) -> Group:
     result = saved_model_verdict(report)
     parts: list[Any] = [
         Text(result.headline, style=f"bold {_COLOURS[result.status]}"),
         Text(result.explanation),
         Text(
-            f"{_megabytes(report.original_bytes)} before, {_megabytes(report.optimized_bytes)} after: weights "
-            f"{_megabytes(report.variable_bytes)}, engines {_megabytes(report.engine_bytes)}"
+            f"{size_text(report.original_bytes)} before, {size_text(report.optimized_bytes)} after: weights "
+            f"{size_text(report.variable_bytes)}, engines {size_text(report.engine_bytes)}"
         ),
     ]
     if report.unconverted:
@@ -108,7 +117,7 @@ def _optimization(report: OptimizationReport) -> Group:
         stages = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in report.stage_seconds.items())
         parts.append(Text(f"Time: {stages}"))
     if report.peak_memory_bytes is not None:
-        parts.append(Text(f"Peak memory of the process: {report.peak_memory_bytes / 2**20:.0f} MiB"))
+        parts.append(Text(f"Peak memory of the process: {size_text(report.peak_memory_bytes)}"))
     if report.from_cache:
         parts.append(Text("From the cache: measured by an earlier run on this machine"))
     parts.extend(Text(note) for segment in report.segments for note in segment.notes)
@@ -136,7 +145,7 @@ def _segment_table(report: OptimizationReport) -> Table:
         table.add_row(
             segment.name,
             str(segment.node_count),
-            f"{segment.weight_bytes / 2**20:.1f} MiB",
+            size_text(segment.weight_bytes),
             runs_as(segment) if segment.adopted else "nothing was built" if is_analysis(report) else "TensorFlow",
             "" if segment.maximum_error is None else f"{segment.maximum_error:.2g}",
             "" if segment.measurement is None else f"{segment.measurement.ratio:.2f}",
@@ -197,7 +206,3 @@ def _refusal_table(refused: Sequence[RefusedNode]) -> Table:
     if rest := sum(len(members) for _, members in ordered[MAXIMUM_ROWS:]):
         table.add_row(str(rest), "", _more(len(ordered) - MAXIMUM_ROWS))
     return table
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:.1f} MB"
