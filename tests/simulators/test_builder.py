@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -273,7 +274,6 @@ def test_sixteen_bit_values_are_rounded(asked: Asked) -> None:
     engine = asked.engine(model.SerializeToString())
     assert engine.get_tensor_dtype("y") == asked.trt.DataType.BF16
     context = asked.context(engine)
-    ml_dtypes = pytest.importorskip("ml_dtypes")
     array = np.random.default_rng(1).standard_normal((3, 8)).astype(ml_dtypes.bfloat16)
     out = asked.driver.allocate(24)
     context.set_input_shape("x", (3, 8))

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import tensorflow as tf
+import transformers
 from tensorflow.core.framework.graph_pb2 import GraphDef
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
@@ -50,7 +51,6 @@ SHAPE_OPS = frozenset({"Prod", "ConcatV2", "GatherV2", "Shape", "Pack", "Strided
 
 @pytest.fixture(scope="module")
 def hugging_face_bert() -> Graph:
-    transformers = pytest.importorskip("transformers")
     config = transformers.BertConfig(
         hidden_size=32,
         num_hidden_layers=2,
@@ -120,7 +120,6 @@ print(",".join(tensor.op.name for tensor in frozen.inputs), ",".join(tensor.name
 
 @pytest.mark.slow
 def test_keras_hub_bert(tmp_path: Path) -> None:
-    pytest.importorskip("keras_hub")
     path = tmp_path / "bert.pb"
     # A process of its own: keras_hub wants Keras 3, and this one may have TF_USE_LEGACY_KERAS set.
     done = subprocess.run([sys.executable, "-c", KERAS_SCRIPT, str(path)], capture_output=True, text=True, check=True)
