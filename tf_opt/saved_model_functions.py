@@ -43,8 +43,8 @@ class GraphFunction:
         read = _read_names(model)
         names = [node.name for node in model.graph_def.node if is_weight(node) and not node.input]
         self._variables = {name: weights.variable(model.weights, name) for name in names if name in read}
-        # Not tf.function: that makes all nodes with side effects wait for each other, and an engine node in a branch or a
-        # loop of plain nodes (Switch, Enter) cannot wait for one outside of it. The graph has the edges that it needs.
+        # Not tf.function: that makes all nodes with side effects wait for each other, and an engine node in a branch or
+        # a loop of plain nodes (Switch, Enter) cannot wait for one outside of it. The graph has the edges it needs.
         self._function = tf.compat.v1.wrap_function(
             self._trace,
             [
