@@ -5,7 +5,7 @@
       %x : float32[?, 16] = Placeholder()
       %first : float32[16, 48] = Const {3.0 KiB}
       %axis : int32[] = 1
-      %tf_opt_segment_0 : float32[?, 4] = tf_opt::openvino #0 [4 nodes, fp32, 1.6 KiB](%x; weights %first)
+      %tf_opt_segment_0 : float32[?, 4] = tf_opt::openvino #0(%x; weights %first) [4 nodes, fp32, 1.6 KiB]
       %halves : (float32[?, 2], float32[?, 2]) = Split(%axis, %tf_opt_segment_0) {num_split=2}
       %y : float32[?, 2] = AddV2(%halves, %halves:1) after %checked
       return %y
@@ -173,7 +173,7 @@ class _Listing:
         count = len(node.attr["InT"].list.type)
         weights = f"; weights {_cut(names[count:])}" if names[count:] else ""
         title = f"tf_opt::{node.attr['runtime'].s.decode(errors='replace')} #{self._engines.index(node.name)}"
-        return f"{title} {_engine_facts(node)}({_cut(names[:count])}{weights})"
+        return f"{title}({_cut(names[:count])}{weights}) {_engine_facts(node)}"
 
     def _constant_bytes(self, node: node_def_pb2.NodeDef) -> int:
         if node.name in self._weights and is_weight(node):
