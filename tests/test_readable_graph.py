@@ -88,7 +88,8 @@ def test_engines_are_numbered_and_fallbacks_follow(optimized):
     assert "graph {  # 8 nodes, 2 engines, constants of 3.0 KiB" in text
     assert "  # engine 0: tf_opt_segment_0 [4 nodes, fp32, " in text
     line = lines_of(text)["tf_opt_segment_0"]
-    assert line.startswith("%tf_opt_segment_0 : float32[?, 48] = tf_opt::openvino #0(%x; weights %weight) [4 nodes, fp32, ")
+    expression = "tf_opt::openvino #0(%x; weights %weight) [4 nodes, fp32, "
+    assert line.startswith(f"%tf_opt_segment_0 : float32[?, 48] = {expression}")
     assert line.endswith(" B]")
     functions = [line for line in text.splitlines() if line.startswith("function @")]
     assert len(functions) == 2
