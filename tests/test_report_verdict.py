@@ -21,7 +21,12 @@ def rejected(*reasons: str) -> OptimizationReport:
     [
         (report(), "faster", "2.00 times as fast as the original", "Measured on one combination of shapes. 2 segments"),
         (full_report(), "faster", "2.00 times as fast", "over 2 combinations of shapes, the worst of them 2.00"),
-        (many_refusals(4), "analysis", "0% of the nodes could run", "An analysis, which builds and measures nothing"),
+        (
+            many_refusals(4),
+            "analysis",
+            "No part of the graph could run in an engine",
+            "An analysis, which builds and measures nothing",
+        ),
         (replace(report(), measurements=()), "unmeasured", "1 engine in place, not measured", "9 of 12 compute nodes"),
         (rejected("slower than TensorFlow: by half"), "unchanged", "stays as it is", "was slower than TensorFlow: by"),
         (rejected("it does not load."), "unchanged", "stays as it is", "It does not load."),

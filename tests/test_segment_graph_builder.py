@@ -142,6 +142,15 @@ def test_loops_of_tensorflow_1_are_drawn_without_the_edge_that_closes_them():
     assert {"input", "tensorflow", "segment", "output"} == {box.kind for box in drawn.boxes}
 
 
+def test_an_input_with_a_default_is_an_input():
+    graph = tf.Graph()
+    with graph.as_default():
+        x = tf.compat.v1.placeholder_with_default(tf.ones([2, 4]), [None, 4], name="x")
+        tf.nn.relu(x, name="y")
+    drawn = boxes_of(graph.as_graph_def(), ["y:0"], {"Relu"})
+    assert next((edge.source, edge.target) for edge in drawn.edges) == ("input:x", "tf_opt_segment_0")
+
+
 def test_what_is_fed_and_fetched_at_once_is_an_edge():
     graph = tf.Graph()
     with graph.as_default():

@@ -33,7 +33,9 @@ def verdict(report: OptimizationReport) -> Verdict:
     if is_analysis(report):
         return Verdict(
             status="analysis",
-            headline=f"{report.coverage:.0%} of the nodes could run in {count(len(report.segments), 'engine')}",
+            headline=f"{report.coverage:.0%} of the nodes could run in {count(len(report.segments), 'engine')}"
+            if report.segments
+            else "No part of the graph could run in an engine",
             explanation=f"An analysis, which builds and measures nothing: {found} with {nodes}.",
         )
     if not report.engine_count:

@@ -21,7 +21,7 @@ from typing import TypeAlias
 from tensorflow.core.framework.graph_pb2 import GraphDef
 
 from tf_opt.passes.tf.clusters import AcyclicGraph, find_clusters
-from tf_opt.passes.tf.eligibility import is_compute_node
+from tf_opt.passes.tf.eligibility import FEEDABLE_OPS, is_compute_node
 from tf_opt.passes.tf.graph_view import GraphView
 from tf_opt.passes.tf.segment import Segmentation
 from tf_opt.segment_graph import BoxKind, GraphBox, GraphEdge, SegmentGraph
@@ -82,7 +82,7 @@ class _Builder:
         segment_of = {name: segment.name for segment in segmentation.segments for name in segment.nodes}
         fed = {node_name(info.name) for info in inputs}
         for node in self._view:
-            if node.name in fed:
+            if node.name in fed or node.op in FEEDABLE_OPS:
                 unit: _Unit = ("input", node.name)
             elif node.name in segment_of:
                 unit = ("segment", segment_of[node.name])
