@@ -203,6 +203,23 @@ def test_every_precision_is_named_and_replays(tmp_path):
     openvino.Core().compile_model(folder / "segments" / "tf_opt_segment_0_openvino_int8.onnx", "CPU")
 
 
+def test_several_engines_of_one_precision_are_numbered(tmp_path):
+    """As where layers are moved back from int8 until the outputs are near enough."""
+
+    def never(original, optimized):
+        return 0.0
+
+    options = {"precision": "auto", "tolerance": tf_opt.Tolerance(metric=never, at_least=0.5), "tuning_seconds": 60}
+    _, report, folder = dump(tmp_path, wide(), adopt="measured", measurement_seconds=0.05, **options)
+    record = load_record(folder / "segments" / "tf_opt_segment_0.json")
+    tried = [attempt for attempt in report.attempts if not attempt.reason.startswith("not tried")]
+    assert len([each for each in record.engines if each.precision == "int8"]) > 1
+    assert len(record.engines) == len(tried)
+    assert len({each.name for each in record.engines}) == len(record.engines)
+    assert all((folder / "segments" / each.blob).is_file() for each in record.engines)
+    assert "stays TensorFlow" in (folder / "index.md").read_text()
+
+
 def test_constants_are_written_once(tmp_path):
     _, _, folder = dump(tmp_path, wide())
     size = 2 * 16 * 512 * 4

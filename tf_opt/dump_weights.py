@@ -96,7 +96,7 @@ class WeightFile:
         # As bytes: the buffer protocol has no bfloat16.
         content = memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
         digest = hashlib.sha256(content).hexdigest()
-        name = name or f"derived/{digest[:16]}"
+        name = name or f"derived/{digest[:16]}_{dtype}_{'x'.join(map(str, array.shape))}"
         if name in self._weights:
             return name
         same = self._by_content.get(digest)
