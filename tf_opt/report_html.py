@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -31,7 +32,9 @@ def report_page(report: ReportOutput) -> str:
         TypeError: It is no report that this module knows.
     """
     environment = _environment()
-    style, script = (_source(environment, name) for name in ("report.css", "report.js"))
+    style, script = (
+        (files("tf_opt") / "templates" / name).read_text(encoding="utf-8") for name in ("report.css", "report.js")
+    )
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     frame = {"style": style, "script": script, "script_digest": f"sha256-{digest}"}
     if isinstance(report, OptimizationReport):
@@ -220,9 +223,3 @@ def _environment() -> Environment:
         size=size_text,
     )
     return environment
-
-
-def _source(environment: Environment, name: str) -> str:
-    if environment.loader is None:
-        raise TypeError("the environment has no loader")
-    return environment.loader.get_source(environment, name)[0]

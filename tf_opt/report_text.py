@@ -29,7 +29,7 @@ def plain_text(report: ReportOutput) -> str:
     """Returns what a terminal shows, without colours."""
     console = Console(width=120, record=True, file=io.StringIO(), color_system=None)
     console.print(renderable(report))
-    return console.export_text()
+    return "".join(f"{line.rstrip()}\n" for line in console.export_text().splitlines())
 
 
 def renderable(report: ReportOutput) -> Group:
@@ -81,7 +81,7 @@ def _saved_model(report: SavedModelReport) -> Group:
     parts.extend(Text(note) for note in report.notes)
     for names, each in report.distinct():
         parts += [Text(f"\nSignature{'' if len(names) == 1 else 's'} {', '.join(names)}", style="bold underline")]
-        parts.append(Padding(_optimization(each), (0, 0, 0, 2)))
+        parts.append(Padding(_optimization(each), (0, 0, 0, 2), expand=False))
     return Group(*parts)
 
 
@@ -98,7 +98,7 @@ def _optimization(report: OptimizationReport) -> Group:
     elif report.engine_choice:
         reason, *others = report.engine_choice.split("; ")
         parts.append(Text(f"Engine: {reason}"))
-        parts.extend(Padding(Text(f"not {other}", style="dim"), (0, 0, 0, 2)) for other in others)
+        parts.extend(Padding(Text(f"not {other}", style="dim"), (0, 0, 0, 2), expand=False) for other in others)
     if report.measurement is not None:
         parts.append(Text(f"Whole graph: {report.measurement}"))
     if report.maximum_error is not None:
