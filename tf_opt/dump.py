@@ -26,6 +26,7 @@ import json
 import re
 import shutil
 import traceback
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -298,7 +299,7 @@ class SegmentDump:
             error="The build did not end.",
         )
         self.keep(record)
-        return EngineDump(self, record)
+        return EngineDump(self, record, model)
 
     def failed(self, error: Exception) -> None:
         """Writes why nothing was built of the segment."""
@@ -322,15 +323,17 @@ class SegmentDump:
 class EngineDump:
     """The files of one engine."""
 
-    def __init__(self, segment: SegmentDump, record: EngineRecord) -> None:
+    def __init__(self, segment: SegmentDump, record: EngineRecord, model: bytes) -> None:
         """Writes nothing yet.
 
         Args:
             segment: The segment that it is built of.
             record: What is known of it.
+            model: The model that it is built of.
         """
         self._segment = segment
         self._record = record
+        self._model = model
 
     def built(self, engine: Engine) -> None:
         """Writes the engine, and what was said while it was built."""
@@ -341,6 +344,7 @@ class EngineDump:
             f"{self._segment.record.name}, {record.precision}: built with {engine.library} in "
             f"{engine.build_seconds:.2f} s",
             f"stored: {size_text(len(engine.blob))}; weights: {len(record.weights)}; device: {engine.device or 'any'}",
+            self._operators(),
             "",
             engine.log or "The engine said nothing.",
         ]
@@ -350,8 +354,15 @@ class EngineDump:
     def failed(self, error: Exception) -> None:
         """Writes why the engine could not be built."""
         text = "".join(traceback.format_exception(error))
-        write_dump(self._segment.folder / self._record.log, text.encode())
+        content = f"{self._segment.record.name}, {self._record.precision}: not built\n{self._operators()}\n\n{text}"
+        write_dump(self._segment.folder / self._record.log, content.encode())
         self._segment.keep(replace(self._record, error=str(error)))
+
+    def _operators(self) -> str:
+        """Returns how many nodes of which operators the model has, most first."""
+        nodes = onnx.load_model_from_string(self._model).graph.node
+        counts = Counter(f"{node.domain}::{node.op_type}" if node.domain else node.op_type for node in nodes)
+        return f"operators: {len(nodes)}: {', '.join(f'{count} {name}' for name, count in counts.most_common())}"
 
 
 def _new_folder(parent: Path, label: str) -> Path:
