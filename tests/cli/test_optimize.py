@@ -103,6 +103,14 @@ def test_feeds_that_nobody_gave_are_said_to_be_made_up(models: Models, tmp_path:
     assert any("made-up" in note for note in saved["report"]["notes"])
 
 
+def test_no_engine_is_said(models: Models, tmp_path: Path, invoke: Invoke) -> None:
+    for source in (models.graph, models.saved_model):
+        target = tmp_path / source.name
+        result = invoke("optimize", source, target, "--minimum-segment-size", "1000", *QUICK)
+        assert f"no engine was kept, so that {target} computes what {source} does" in result.stderr
+        assert content(invoke("compare", source, target, "--json"))["passed"]
+
+
 def test_a_saved_model_is_replaced_when_asked(models: Models, tmp_path: Path, invoke: Invoke) -> None:
     target = tmp_path / "fast"
     target.mkdir()

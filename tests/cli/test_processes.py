@@ -21,7 +21,7 @@ TIMEOUT = 300
 
 NO_HEAVY_IMPORT = """
 import sys
-from tf_opt.cli.program import main
+from tf_opt.cli import main
 sys.argv = ["tf-opt", *ARGUMENTS]
 try:
     main()
@@ -79,10 +79,10 @@ def test_help_documents_exit_codes_and_every_command_has_an_example() -> None:
 
 
 def test_json_is_all_that_is_on_stdout_and_stderr_is_quiet(models: Models, tmp_path: Path) -> None:
-    arguments = ["optimize", str(models.keras), str(tmp_path / "fast"), "--no-cache", "--adopt", "always", "--json"]
+    arguments = ["optimize", str(models.graph), str(tmp_path / "fast"), "--no-cache", "--adopt", "always", "--json"]
     completed = run([*PROGRAM, *arguments])
     assert completed.returncode == 0, completed.stderr
-    assert json.loads(completed.stdout)["kind"] == "Keras model"
+    assert json.loads(completed.stdout)["kind"] == "frozen graph"
     # No progress without a terminal, nothing that TensorFlow logs, only where the feeds are from.
     assert completed.stderr == f"{json.loads(completed.stdout)['feeds']}\n"
 
@@ -105,6 +105,21 @@ def test_ctrl_c_leaves_nothing_behind(models: Models, tmp_path: Path) -> None:
     assert stderr.splitlines()[-1] == "Interrupted."
     assert "Traceback" not in stderr
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_reader_may_stop_early(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [*PROGRAM, "cache", "list", "--json"],
+        env=environment(TF_OPT_CACHE_DIR=str(tmp_path)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+    assert process.wait(TIMEOUT) == 0
 
 
 def complete(*words: str) -> list[str]:

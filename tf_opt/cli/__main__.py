@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tf_opt.cli.program import main
+from tf_opt.cli import main
 
 if __name__ == "__main__":
     main()

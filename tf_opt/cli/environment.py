@@ -25,7 +25,7 @@ def prepare_environment(output: Output, *, legacy_keras: bool) -> None:
         legacy_keras: Whether a model of Hugging Face is among the inputs: its classes are written for Keras 2.
     """
     # Its errors become Python's exceptions; what it logs beside them is about GPUs that are not there.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1" if output.verbose else "3")
     if legacy_keras:
         # Not a default: with another value these classes do not work at all.
         os.environ["TF_USE_LEGACY_KERAS"] = "1"

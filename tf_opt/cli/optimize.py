@@ -20,6 +20,9 @@ from tf_opt.cli.tensorrt_arguments import TensorRTArguments
 from tf_opt.files import write_text
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tf_opt.report import OptimizationReport
     from tf_opt.report_output import ReportOutput
 
 _PANEL = "Result"
@@ -86,6 +89,8 @@ def optimize(
     if report_file is not None:
         write_report(report, report_file)
     output.note(feeds.describe())
+    if not any(each.engine_count for each in optimizations(report)):
+        output.note(f"Note: no engine was kept, so that {target} computes what {source} does. The report says why.")
     if not output.as_json:
         report.print(output.console())
     figures = {
@@ -99,6 +104,16 @@ def optimize(
     )
     content = {"input": str(source), "kind": kind.value, "output": str(target), "feeds": feeds.describe()}
     output.result({**content, **figures, "report": report.to_dict()})
+
+
+def optimizations(report: ReportOutput) -> Sequence[OptimizationReport]:
+    """Returns the reports of all graphs that were optimized."""
+    from tf_opt.report import OptimizationReport
+    from tf_opt.saved_model_report import SavedModelReport
+
+    if isinstance(report, SavedModelReport):
+        return [*report.signatures.values(), *report.endpoints.values()]
+    return [report] if isinstance(report, OptimizationReport) else []
 
 
 def write_report(report: ReportOutput, path: Path) -> None:

@@ -50,10 +50,17 @@ def _program(
     del version  # Its callback has done all.
 
 
-def main() -> None:
+def run() -> None:
     """Runs the program; what libraries write to stdout below Python goes to stderr."""
     sys.stdout.flush()
     # C++ code and child processes write to descriptor 1 whatever sys.stdout is. The result goes to a copy of it.
     sys.stdout = os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors)
     os.dup2(2, 1)
-    app(prog_name=NAME)
+    try:
+        app(prog_name=NAME)
+    finally:
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # Python flushes once more at its end, and would complain.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -37,6 +37,8 @@ def command(function: Command) -> Command:
         except KeyboardInterrupt as error:
             output.note("Interrupted.")
             raise typer.Exit(exit_codes.INTERRUPTED) from error
+        except BrokenPipeError as error:
+            raise typer.Exit from error  # Whoever reads stdout has seen enough, as `head` does.
         except Exception as error:
             if output.traceback:
                 output.note(traceback.format_exc().rstrip())
