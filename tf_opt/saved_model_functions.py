@@ -19,7 +19,8 @@ from tensorflow.core.framework import graph_pb2
 
 from tf_opt.freeze_cleanup import called_functions
 from tf_opt.light_graph import LightGraph
-from tf_opt.saved_model_weights import WeightVariables
+from tf_opt.ops.host_weights import engine_weights
+from tf_opt.saved_model_weights import WeightVariables, read_host_weight
 from tf_opt.tensor_info import TensorInfo, node_name
 from tf_opt.weights import add_constant, is_weight
 
@@ -42,7 +43,14 @@ class GraphFunction:
         self.model = model
         read = _read_names(model)
         names = [node.name for node in model.graph_def.node if is_weight(node) and not node.input]
-        self._variables = {name: weights.variable(model.weights, name) for name in names if name in read}
+        on_host = engine_weights(model.graph_def) & set(names)
+        hosted = {name: weights.host_weight(model.weights, name) for name in names if name in on_host}
+        self._host_variables = {name: variable for name, variable in hosted.items() if variable is not None}
+        self._variables = {
+            name: weights.variable(model.weights, name)
+            for name in names
+            if name in read and name not in self._host_variables
+        }
         # Not tf.function: that makes all nodes with side effects wait for each other, and an engine node in a branch or
         # a loop of plain nodes (Switch, Enter) cannot wait for one outside of it. The graph has the edges it needs.
         self._function = tf.compat.v1.wrap_function(
@@ -64,6 +72,8 @@ class GraphFunction:
             values[f"{name}:0"] = tf.raw_ops.ReadVariableOp(
                 resource=variable.handle, dtype=variable.dtype, name=f"{_PREFIX}_weight_{number}"
             )
+        for name, variable in self._host_variables.items():
+            values[f"{name}:0"] = read_host_weight(variable, self.model.weights.info(name))
         graph_def = _without(self.model, {node_name(name) for name in values})
         rename_functions(graph_def)
         present = {node.name for node in graph_def.node}

@@ -13,10 +13,16 @@ import tensorflow as tf
 
 from tf_opt.feeds import Array
 from tf_opt.freeze_function import host_array
+from tf_opt.tensor_info import TensorInfo
 from tf_opt.weights import WeightStore
 
 Variable: TypeAlias = Any
 """A `tf.Variable`; TensorFlow has no types."""
+
+Tensor: TypeAlias = Any
+"""A `tf.Tensor`."""
+
+_READABLE_FROM_INT32 = frozenset("float16 bfloat16 float32 float64 int8 uint8 int16 uint16 uint32 int64 uint64".split())
 
 _Kind: TypeAlias = tuple[str, tuple[int, ...]]
 
@@ -55,12 +61,32 @@ class WeightVariables:
             self._by_content.setdefault((kind, self._digest(value)), variable)
         content = (kind, self.digest(store, name))
         if content not in self._by_content:
-            # Some characters are not allowed in a variable's name.
-            readable = re.sub(r"[^A-Za-z0-9_./-]", "_", name).strip("/_") or "weight"
-            # An engine reads its weights from host memory.
+            # An engine on the CPU reads its weights from host memory.
             with tf.device("CPU:0"):
-                self._by_content[content] = tf.Variable(store.array(name), trainable=False, name=readable)
-        variable = self._by_content[content]
+                self._by_content[content] = tf.Variable(store.array(name), trainable=False, name=_readable(name))
+        return self._use(self._by_content[content])
+
+    def host_weight(self, store: WeightStore, name: str) -> Variable | None:
+        """Returns a variable that stays in host memory wherever it is loaded, for `read_host_weight`.
+
+        TensorFlow places variables on a GPU where there is one, and would copy those that an engine node reads back to
+        the host in every run. Only int32 always stays in host memory, so the bytes are stored as such.
+
+        Returns:
+            The variable, or None where the dtype cannot be read out of int32.
+        """
+        info = store.info(name)
+        if info.dtype not in _READABLE_FROM_INT32:
+            return None
+        content = (("host", ()), self.digest(store, name))
+        if content not in self._by_content:
+            values = store.array(name).reshape(-1).view(np.uint8)
+            padded = np.pad(values, (0, -values.size % 8)) if values.size % 8 else values
+            with tf.device("CPU:0"):
+                self._by_content[content] = tf.Variable(padded.view(np.int32), trainable=False, name=_readable(name))
+        return self._use(self._by_content[content])
+
+    def _use(self, variable: Variable) -> Variable:
         self.used[id(variable)] = variable
         return variable
 
@@ -73,3 +99,26 @@ class WeightVariables:
             # The array is kept so that no other gets its memory.
             self._by_address[place] = (array, hashlib.sha256(array.reshape(-1).view(np.uint8).data).hexdigest())
         return self._by_address[place][1]
+
+
+def read_host_weight(variable: Variable, info: TensorInfo) -> Tensor:
+    """Returns the weight that `WeightVariables.host_weight` put into a variable, without a copy.
+
+    Args:
+        variable: The variable.
+        info: The weight's dtype and shape.
+    """
+    dtype = tf.as_dtype(info.dtype)
+    shape = [int(size or 0) for size in info.shape or ()]
+    with tf.device("CPU:0"):
+        words = tf.raw_ops.ReadVariableOp(resource=variable.handle, dtype=tf.int32)
+        if dtype.size > 4:
+            words = tf.reshape(words, [-1, dtype.size // 4])
+        values = tf.reshape(tf.bitcast(words, dtype), [-1])
+        elements = int(np.prod(shape))
+        return tf.reshape(values if values.shape[0] == elements else values[:elements], shape)
+
+
+def _readable(name: str) -> str:
+    # Some characters are not allowed in a variable's name.
+    return re.sub(r"[^A-Za-z0-9_./-]", "_", name).strip("/_") or "weight"

@@ -15,9 +15,21 @@ ENGINE_OP = "TfOptEngine"
 
 
 def keep_weights_on_host(graph_def: GraphDef) -> None:
-    """Labels, in place, each constant that only engine nodes read, of which at least one may be placed on a GPU.
+    """Labels, in place, each constant that is one of `engine_weights`.
 
-    A constant that other nodes read too stays as it is: they would get a copy of it in every run.
+    Args:
+        graph_def: A graph with engine nodes.
+    """
+    wanted = engine_weights(graph_def)
+    for node in graph_def.node:
+        if node.op == "Const" and node.name in wanted:
+            node.attr["_kernel"].s = HOST_KERNEL_LABEL
+
+
+def engine_weights(graph_def: GraphDef) -> set[str]:
+    """Returns the names of nodes that only engine nodes read, of which at least one may be placed on a GPU.
+
+    What other nodes read too is not among them: kept in host memory, they would get a copy of it in every run.
 
     Args:
         graph_def: A graph with engine nodes.
@@ -27,11 +39,8 @@ def keep_weights_on_host(graph_def: GraphDef) -> None:
         for reference in node.input:
             if not reference.startswith("^"):
                 readers[reference.partition(":")[0]].append(node)
-    for node in graph_def.node:
-        found = readers[node.name] if node.op == "Const" else []
-        if (
-            found
-            and all(reader.op == ENGINE_OP for reader in found)
-            and any("CPU" not in reader.device for reader in found)
-        ):
-            node.attr["_kernel"].s = HOST_KERNEL_LABEL
+    return {
+        name
+        for name, found in readers.items()
+        if all(reader.op == ENGINE_OP for reader in found) and any("CPU" not in reader.device for reader in found)
+    }
