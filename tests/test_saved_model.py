@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,18 @@ def test_inside_of_another_function(exported: Path, optimized: Path) -> None:
         outer(before.signatures["serve"], **feed),
         outer(after.signatures["serve"], **feed),
     )
+
+
+def test_calls_at_the_same_time(exported: Path, optimized: Path) -> None:
+    before, after = tf.saved_model.load(str(exported)), tf.saved_model.load(str(optimized))
+
+    def call(batch: int) -> None:
+        feed = tensors(two_feeds(batch))
+        assert_close(before.signatures["serve"](**feed), after.signatures["serve"](**feed))
+        assert_close(before.serve(feed), after.serve(feed))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(call, [1 + number % 5 for number in range(80)]))
 
 
 def test_moved_folder_in_a_new_process(exported: Path, optimized: Path, tmp_path: Path) -> None:
