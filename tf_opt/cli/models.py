@@ -9,7 +9,15 @@ from pathlib import Path
 from tf_opt.cli.model_arguments import ModelArguments
 from tf_opt.cli.model_paths import ModelKind
 from tf_opt.cli.output import Output
-from tf_opt.errors import UnknownSignatureError
+from tf_opt.errors import (
+    FreezeError,
+    GraphNotFrozenError,
+    InvalidGraphError,
+    InvalidSavedModelError,
+    TfOptError,
+    UnknownOpError,
+    UnknownSignatureError,
+)
 from tf_opt.frozen_graph import FrozenGraph
 
 DEFAULT_SIGNATURE = "serving_default"
@@ -48,7 +56,8 @@ def read_model(path: Path, kind: ModelKind, arguments: ModelArguments, output: O
     """
     with output.doing(f"reading {path}"):
         if kind is ModelKind.SAVED_MODEL:
-            model = Model(path=path, kind=kind, graphs=_signatures(path, arguments))
+            graphs, notes = _signatures(path, arguments)
+            model = Model(path=path, kind=kind, graphs=graphs, notes=notes)
         elif kind is ModelKind.GRAPH:
             from tf_opt.freeze import load_graph_def
 
@@ -83,13 +92,26 @@ def one_graph(model: Model, purpose: str, output: Output) -> FrozenGraph:
     return model.graphs[DEFAULT_SIGNATURE]
 
 
-def _signatures(path: Path, arguments: ModelArguments) -> dict[str, FrozenGraph]:
+def _signatures(path: Path, arguments: ModelArguments) -> tuple[dict[str, FrozenGraph], tuple[str, ...]]:
+    """Returns the graphs by signature, and why others have none; one that the user names must have one."""
     from tf_opt.cli.saved_model_files import choose_signatures, read_signatures
     from tf_opt.freeze import freeze_saved_model
 
     known = read_signatures(path, arguments.tag)
-    chosen = choose_signatures(known, arguments.signature, path)
-    return {key: freeze_saved_model(path, key, tags=arguments.tag) for key in chosen}
+    graphs: dict[str, FrozenGraph] = {}
+    failures: dict[str, TfOptError] = {}
+    for key in choose_signatures(known, arguments.signature, path):
+        try:
+            graphs[key] = freeze_saved_model(path, key, tags=arguments.tag)
+        except InvalidSavedModelError:
+            raise
+        except (FreezeError, GraphNotFrozenError, InvalidGraphError, UnknownOpError) as error:
+            if arguments.signature:
+                raise
+            failures[key] = error
+    if not graphs:
+        raise next(iter(failures.values()))
+    return graphs, tuple(f"the signature {key!r} is left out: {error}" for key, error in failures.items())
 
 
 def _frozen_object(path: Path, kind: ModelKind) -> tuple[FrozenGraph, tuple[str, ...]]:
