@@ -1,0 +1,175 @@
+"""Command lines that are wrong in their options or feeds: arguments, exit code, parts of the message."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tests.cli.bad_paths import ERROR, USAGE, Case, folder, npz, optimize, write
+
+OPTIONS: dict[str, Case] = {
+    "engine": (
+        lambda m, t: optimize(m.graph, t / "out", "--engine", "openvin"),
+        USAGE,
+        ["--engine", "'openvin' is none of", "Did you mean 'openvino'"],
+    ),
+    "engine of several": (
+        lambda m, t: optimize(m.graph, t / "out", "--engine", "openvino,auto"),
+        USAGE,
+        ["without 'auto' and 'fastest'"],
+    ),
+    "precision": (
+        lambda m, t: optimize(m.graph, t / "out", "--precision", "fp23"),
+        USAGE,
+        ["--precision", "'fp23' is none of", "Did you mean 'fp32'"],
+    ),
+    "mask": (
+        lambda m, t: optimize(m.graph, t / "out", "--skip-padding", "mask"),
+        ERROR,
+        ["skip_padding is 'mask', which is no input"],
+    ),
+    "option": (lambda m, t: optimize(m.graph, t / "out", "--precison", "fp32"), USAGE, ["--precison"]),
+    "command": (lambda m, t: ["optimise", m.graph, t / "out"], USAGE, ["optimise"]),
+    "missing argument": (lambda m, t: ["optimize", m.graph], USAGE, ["OUT"]),
+    "dump folder": (
+        lambda m, t: optimize(m.graph, t / "out", "--dump", write(t / "file", "x")),
+        USAGE,
+        ["--dump"],
+    ),
+    "batch sizes": (lambda m, t: ["benchmark", m.graph, "--batch", "1,0"], USAGE, ["--batch", "no list of sizes"]),
+    "sequence lengths": (lambda m, t: ["benchmark", m.graph, "--sequence", "a"], USAGE, ["--sequence"]),
+    "sequence of a model without one": (
+        lambda m, t: ["benchmark", m.graph, "--sequence", "16"],
+        ERROR,
+        ["--sequence has nothing to say"],
+    ),
+    "sizes beside shapes": (
+        lambda m, t: ["benchmark", m.graph, "--batch", "1", "--shape", "x=1x16"],
+        USAGE,
+        ["feeds come from one place"],
+    ),
+    "kind of cache": (
+        lambda m, t: ["cache", "clear", "--kind", "optimisations", "--yes"],
+        USAGE,
+        ["'optimisations' is none of", "Did you mean 'optimizations'"],
+    ),
+}
+
+FEEDS: dict[str, Case] = {
+    "malformed shape": (
+        lambda m, t: optimize(m.graph, t / "out", "--shape", "x=1y16"),
+        USAGE,
+        ["--shape", "is no size"],
+    ),
+    "shape without an input": (lambda m, t: optimize(m.graph, t / "out", "--shape", "1x16"), USAGE, ["names no input"]),
+    "range that goes down": (
+        lambda m, t: optimize(m.graph, t / "out", "--shape", "x=8..1x16"),
+        USAGE,
+        ["go upwards"],
+    ),
+    "shape of an unknown input": (
+        lambda m, t: optimize(m.graph, t / "out", "--shape", "xs=1x16"),
+        ERROR,
+        ["no input 'xs'", "Did you mean 'x'"],
+    ),
+    "shape of another rank": (
+        lambda m, t: optimize(m.graph, t / "out", "--shape", "x=1x16x2"),
+        ERROR,
+        ["[1, 16, 2] does not fit the input x:0"],
+    ),
+    "two sources": (
+        lambda m, t: optimize(m.graph, t / "out", "--shape", "x=1x16", "--feeds", m.arrays),
+        USAGE,
+        ["--feeds and --shape", "one place"],
+    ),
+    "missing arrays": (
+        lambda m, t: optimize(m.graph, t / "out", "--feeds", t / "a.npz"),
+        ERROR,
+        ["a.npz cannot be read"],
+    ),
+    "damaged arrays": (
+        lambda m, t: optimize(m.graph, t / "out", "--feeds", write(t / "a.npz", b"PK\x03\x04x")),
+        ERROR,
+        ["a.npz is no file of arrays"],
+    ),
+    "arrays of objects": (
+        lambda m, t: optimize(m.graph, t / "out", "--feeds", npz(t / "a.npz", x=np.array([{}], dtype=object))),
+        ERROR,
+        ["it holds Python objects"],
+    ),
+    "arrays that lack an input": (
+        lambda m, t: optimize(m.graph, t / "out", "--feeds", npz(t / "a.npz", y=np.zeros(3))),
+        ERROR,
+        ["a.npz", "The graph has no input 'y'"],
+    ),
+    "arrays of the wrong dtype": (
+        lambda m, t: optimize(m.graph, t / "out", "--feeds", npz(t / "a.npz", x=np.zeros([3, 16]))),
+        ERROR,
+        ["has dtype float64, expected float32"],
+    ),
+    "arrays for a SavedModel of another input": (
+        lambda m, t: optimize(m.saved_model, t / "out", "--feeds", npz(t / "a.npz", z=np.zeros([3, 16]))),
+        ERROR,
+        ["no input 'z'", "at the signature 'serving_default'"],
+    ),
+    "a broken line of texts": (
+        lambda m, t: optimize(
+            m.hugging_face,
+            t / "out",
+            "--tokenizer",
+            m.hugging_face,
+            "--texts",
+            write(t / "a.jsonl", '"a man"\n{"text":\n'),
+        ),
+        ERROR,
+        ["a.jsonl, line 2"],
+    ),
+    "a line without a text": (
+        lambda m, t: optimize(
+            m.hugging_face, t / "out", "--tokenizer", m.hugging_face, "--texts", write(t / "a.jsonl", '{"txt": "a"}')
+        ),
+        ERROR,
+        ["a.jsonl, line 1", "'txt'"],
+    ),
+    "no texts": (
+        lambda m, t: optimize(
+            m.hugging_face, t / "out", "--tokenizer", m.hugging_face, "--texts", write(t / "a.jsonl", "\n")
+        ),
+        ERROR,
+        ["holds no text"],
+    ),
+    "texts without a tokenizer": (
+        lambda m, t: optimize(m.hugging_face, t / "out", "--texts", m.texts),
+        USAGE,
+        ["--texts", "needs --tokenizer"],
+    ),
+    "a tokenizer folder that is missing": (
+        lambda m, t: optimize(m.hugging_face, t / "out", "--texts", m.texts, "--tokenizer", t / "none"),
+        ERROR,
+        ["There is no folder", "holds the tokenizer"],
+    ),
+    "a tokenizer folder without one": (
+        lambda m, t: optimize(m.hugging_face, t / "out", "--texts", m.texts, "--tokenizer", m.saved_model),
+        ERROR,
+        ["holds no tokenizer"],
+    ),
+    "a damaged tokenizer": (
+        lambda m, t: optimize(
+            m.hugging_face, t / "out", "--texts", m.texts, "--tokenizer", folder(t / "t", tokenizer_DOT_json="{")
+        ),
+        ERROR,
+        ["does not load"],
+    ),
+    "texts for a model without ids": (
+        lambda m, t: optimize(m.graph, t / "out", "--texts", m.texts, "--tokenizer", m.hugging_face),
+        ERROR,
+        ["The tokenizer gives nothing called 'x'", "--text-input"],
+    ),
+    "texts longer than the model takes": (
+        lambda m, t: optimize(
+            m.hugging_face, t / "out", "--texts", m.texts, "--tokenizer", m.hugging_face, "--maximum-length", "65"
+        ),
+        ERROR,
+        ["--maximum-length is 65", "64 tokens at most"],
+    ),
+    "an unknown mask": (lambda m, t: ["compare", m.graph, m.graph, "--mask", "mask"], ERROR, ["mask"]),
+}

@@ -1,0 +1,207 @@
+"""Command lines that are wrong in the models or results that they name: arguments, exit code, parts of the message."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from tests.cli.conftest import Models
+
+ERROR, USAGE = 1, 2
+
+Arguments: TypeAlias = Callable[[Models, Path], list[Any]]
+"""Makes a command line from the models and an empty folder."""
+
+Case: TypeAlias = tuple[Arguments, int, list[str]]
+"""A command line, its exit code, and what stands in the message."""
+
+
+def write(path: Path, text: str | bytes) -> Path:
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def npz(path: Path, **arrays: Any) -> Path:
+    np.savez(path, **arrays)
+    return path
+
+
+def folder(path: Path, **files: str | bytes) -> Path:
+    path.mkdir()
+    for name, text in files.items():
+        write(path / name.replace("_DOT_", "."), text)
+    return path
+
+
+def optimize(source: Any, target: Any, *more: Any) -> list[Any]:
+    return ["optimize", source, target, "--no-cache", *more]
+
+
+MODELS: dict[str, Case] = {
+    "missing": (
+        lambda m, t: optimize(m.folder / "net.bp", t / "out"),
+        ERROR,
+        [
+            "There is no",
+            "net.bp",
+            "Did you mean 'net.pb'",
+            "Accepted are a SavedModel folder",
+            ".keras",
+            "Hugging Face",
+        ],
+    ),
+    "of unknown kind": (
+        lambda m, t: optimize(write(t / "model.onnx", "x"), t / "out"),
+        ERROR,
+        ["of no known kind", "Accepted are"],
+    ),
+    "a damaged graph": (
+        lambda m, t: optimize(write(t / "net.pb", b"\xff\xff\xff\xff"), t / "out"),
+        ERROR,
+        ["net.pb is no GraphDef"],
+    ),
+    "a part of a SavedModel": (
+        lambda m, t: optimize(m.saved_model / "saved_model.pb", t / "out"),
+        ERROR,
+        ["is a part of a SavedModel", "Name its folder instead"],
+    ),
+    "an empty folder": (lambda m, t: optimize(folder(t / "empty"), t / "out"), ERROR, ["is an empty folder"]),
+    "a folder of something else": (
+        lambda m, t: optimize(folder(t / "notes", a_DOT_txt="x"), t / "out"),
+        ERROR,
+        ["is a folder without a model", "it holds a.txt"],
+    ),
+    "a damaged SavedModel": (
+        lambda m, t: optimize(folder(t / "bad", saved_model_DOT_pb=b"\xff\xff\xff"), t / "out"),
+        ERROR,
+        ["saved_model.pb is damaged"],
+    ),
+    "a damaged Keras model": (
+        lambda m, t: optimize(write(t / "net.keras", "x"), t / "out"),
+        ERROR,
+        ["net.keras is no Keras model"],
+    ),
+    "a Hugging Face folder without weights": (
+        lambda m, t: optimize(folder(t / "bert", config_DOT_json="{}"), t / "out"),
+        ERROR,
+        ["no weights: neither tf_model.h5 nor"],
+    ),
+    "a Hugging Face folder of PyTorch's pickles": (
+        lambda m, t: optimize(folder(t / "bert", config_DOT_json="{}", pytorch_model_DOT_bin="x"), t / "out"),
+        ERROR,
+        ["pickled by PyTorch", "safe_serialization=True"],
+    ),
+    "a Hugging Face folder of no known model": (
+        lambda m, t: optimize(folder(t / "bert", config_DOT_json="{}", model_DOT_safetensors="x"), t / "out"),
+        ERROR,
+        ["config.json describes no model of Hugging Face"],
+    ),
+    "a signature that is not there": (
+        lambda m, t: optimize(m.saved_model, t / "out", "--signature", "serving_defalt"),
+        ERROR,
+        ["has no signature 'serving_defalt'", "Did you mean 'serving_default'", "'half'"],
+    ),
+    "tags that are not there": (
+        lambda m, t: optimize(m.saved_model, t / "out", "--tag", "train"),
+        ERROR,
+        ["has no graph with the tags train", "serve"],
+    ),
+    "an output that is not there": (
+        lambda m, t: optimize(m.graph, t / "out", "--output", "probabilties"),
+        ERROR,
+        ["'probabilties'", "Did you mean", "probabilities"],
+    ),
+    "a signature of a graph": (
+        lambda m, t: optimize(m.graph, t / "out", "--signature", "serving_default"),
+        USAGE,
+        ["--signature", "only a SavedModel has one; this is a frozen graph"],
+    ),
+    "an output of a SavedModel": (
+        lambda m, t: optimize(m.saved_model, t / "out", "--output", "y"),
+        USAGE,
+        ["--output", "a signature keeps all of its outputs"],
+    ),
+    "other models to compare": (
+        lambda m, t: ["compare", m.graph, m.hugging_face],
+        ERROR,
+        ["take different inputs", "'x'", "'input_ids'"],
+    ),
+    "other models to measure": (
+        lambda m, t: ["benchmark", m.hugging_face, m.graph, "--batch", "1"],
+        ERROR,
+        ["take different inputs"],
+    ),
+    "no model at all": (lambda m, t: ["analyze", t / "nothing"], ERROR, ["There is no"]),
+}
+
+RESULTS: dict[str, Case] = {
+    "is there": (
+        lambda m, t: optimize(m.graph, folder(t / "out", a_DOT_txt="x")),
+        ERROR,
+        ["out is there already", "--overwrite"],
+    ),
+    "is there as a file": (
+        lambda m, t: optimize(m.graph, write(t / "out.pb", "x")),
+        ERROR,
+        ["out.pb is there already"],
+    ),
+    "is something else that must not go": (
+        lambda m, t: optimize(m.graph, folder(t / "out", a_DOT_txt="x"), "--overwrite"),
+        ERROR,
+        ["no SavedModel; it is not replaced"],
+    ),
+    "is a file where a folder goes": (
+        lambda m, t: optimize(m.graph, write(t / "out", "x"), "--overwrite"),
+        ERROR,
+        ["is a file, which a SavedModel folder does not replace"],
+    ),
+    "is a folder where a file goes": (
+        lambda m, t: optimize(m.graph, folder(t / "out.pb"), "--overwrite"),
+        ERROR,
+        ["is a folder, which a graph in a file does not replace"],
+    ),
+    "is the model": (
+        lambda m, t: optimize(m.saved_model, m.saved_model / ".." / "net", "--overwrite"),
+        ERROR,
+        ["is the model itself"],
+    ),
+    "lies in the model": (
+        lambda m, t: optimize(m.saved_model, m.saved_model / "assets" / "out"),
+        ERROR,
+        ["lies inside of the model"],
+    ),
+    "holds the model": (
+        lambda m, t: optimize(m.saved_model, m.folder, "--overwrite"),
+        ERROR,
+        ["contains the model"],
+    ),
+    "has no folder": (
+        lambda m, t: optimize(m.graph, t / "missing" / "out"),
+        ERROR,
+        ["The folder", "missing", "is not there"],
+    ),
+    "has a file for a folder": (
+        lambda m, t: optimize(m.graph, write(t / "file", "x") / "out"),
+        ERROR,
+        ["is no folder"],
+    ),
+    "is of another form": (lambda m, t: optimize(m.graph, t / "out.onnx"), ERROR, ["a result is a SavedModel folder"]),
+    "has a report of no known form": (
+        lambda m, t: optimize(m.graph, t / "out", "--report", t / "report.pdf"),
+        USAGE,
+        ["--report", ".html, .json, .txt"],
+    ),
+    "has a report that is there": (
+        lambda m, t: optimize(m.graph, t / "out", "--report", write(t / "report.html", "x")),
+        ERROR,
+        ["report.html is there already"],
+    ),
+    "has a report without a folder": (
+        lambda m, t: optimize(m.graph, t / "out", "--report", t / "missing" / "report.html"),
+        ERROR,
+        ["is not there"],
+    ),
+}
