@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 import tensorflow as tf
+from google.protobuf import text_format
 
 import tf_opt
 from tests.small_graphs import engine_nodes, run_graph_def
@@ -155,7 +156,7 @@ def test_placeholder_with_default_may_be_left_out():
 def test_text_format_of_version_1(tmp_path):
     graph_def, feeds = built(cond)
     path = tmp_path / "graph.pbtxt"
-    v1.train.write_graph(graph_def, str(tmp_path), path.name, as_text=True)
+    path.write_text(text_format.MessageToString(graph_def))
     frozen = tf_opt.load_graph_def(path, ["y"])
     np.testing.assert_array_equal(
         run_graph_def(frozen.graph_def, ["y:0"], feeds[0])[0], run_graph_def(graph_def, ["y:0"], feeds[0])[0]
