@@ -238,3 +238,7 @@ def test_frozen_graph_as_a_saved_model(tmp_path: Path, optimize: bool) -> None:
     assert list(stored["signatures"]) == (["classify"] if optimize else [])
     with pytest.raises(tf_opt.errors.OutputExistsError):
         tf_opt.save_saved_model(graph, tmp_path / "out")
+    feeds = [{"x": mlp_feed()["x:0"]}]
+    again = tf_opt.optimize_saved_model(folder, tmp_path / "again", feeds=feeds, **QUICK)
+    assert list(again.signatures) == ([] if optimize else ["classify"])
+    assert not any("Left out" in note for note in again.notes)

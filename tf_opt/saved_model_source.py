@@ -20,9 +20,11 @@ ConcreteFunction: TypeAlias = Any
 
 
 _BOOKKEEPING = frozenset(
-    ("signatures", "variables", "trainable_variables", "non_trainable_variables", "initializer", "asset_paths")
+    """
+    signatures variables trainable_variables non_trainable_variables initializer asset_paths tf_opt_weights tf_opt_kept
+    """.split()
 )
-"""Attributes by which TensorFlow and Keras keep hold of what the functions need."""
+"""Attributes by which TensorFlow, Keras and tf_opt keep hold of what the functions need."""
 
 
 @dataclass(frozen=True, kw_only=True)
