@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tf_opt.plain_data import NOT_FINITE
-from tf_opt.report_json import report_schema
+from tf_opt.report.json import report_schema
 
 DOCS = Path(__file__).resolve().parent
 PAGE, SCHEMA = DOCS / "report.md", DOCS / "report.schema.json"

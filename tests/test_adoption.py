@@ -21,7 +21,7 @@ from tf_opt.held_weights import HeldWeights
 from tf_opt.ops import held_tensors
 from tf_opt.paired_comparison import paired_comparison
 from tf_opt.passes.tf.pass_base import Border
-from tf_opt.report import SegmentReport
+from tf_opt.report.optimization import SegmentReport
 from tf_opt.trial import Trial
 from tf_opt.weights import detach_weights
 

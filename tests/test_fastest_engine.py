@@ -8,7 +8,7 @@ import tf_opt
 from tests.small_graphs import engine_nodes, feed, mlp
 from tf_opt import errors
 from tf_opt.adoption import AdoptionTrials
-from tf_opt.report import OptimizationReport
+from tf_opt.report.optimization import OptimizationReport
 
 SPEEDS = {"openvino": 1.1, "onnxruntime": 1.3}
 

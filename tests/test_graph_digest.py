@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_opt.freeze_function import freeze_light
+from tf_opt.freeze.function import freeze_light
 from tf_opt.graph_digest import output_digests
-from tf_opt.saved_model_weights import WeightVariables
+from tf_opt.saved_model.weights import WeightVariables
 
 WEIGHT = np.random.default_rng(0).normal(size=(32, 32)).astype(np.float32)
 

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 import tf_opt
-from tf_opt.freeze_function import freeze_light, host_array
+from tf_opt.freeze.function import freeze_light, host_array
 from tf_opt.light_graph import light_graph
 from tf_opt.weights import WeightStore, attach_weights, constant_without_value, is_weight
 

@@ -16,7 +16,7 @@ from tf_opt import cache_files, optimization_cache
 from tf_opt import files as files_module
 from tf_opt.ops import cache_directory
 from tf_opt.optimization_cache import CacheEntry, OptimizationCache, is_worth_keeping
-from tf_opt.report import Measurement, OptimizationReport, RefusedNode, SegmentReport
+from tf_opt.report.optimization import Measurement, OptimizationReport, RefusedNode, SegmentReport
 from tf_opt.weights import detach_weights
 
 KEY, OTHER = "a" * 40, "b" * 40

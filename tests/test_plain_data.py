@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tf_opt.plain_data import from_plain, to_plain
-from tf_opt.report import Measurement, OptimizationReport, PrecisionAttempt, RefusedNode, SegmentReport
+from tf_opt.report.optimization import Measurement, OptimizationReport, PrecisionAttempt, RefusedNode, SegmentReport
 
 
 @dataclass(frozen=True)

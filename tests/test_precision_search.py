@@ -15,7 +15,7 @@ from tf_opt import errors
 from tf_opt.adoption import Adoption
 from tf_opt.options import Options
 from tf_opt.precision_search import PrecisionSearch, tolerance_of
-from tf_opt.report import Measurement, OptimizationReport, PrecisionAttempt
+from tf_opt.report.optimization import Measurement, OptimizationReport, PrecisionAttempt
 from tf_opt.tolerance import Tolerance
 
 pytest.importorskip("nncf")

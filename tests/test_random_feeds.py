@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tensorflow.core.framework import graph_pb2
 
 from tf_opt.errors import InvalidFeedError, InvalidOptionError
-from tf_opt.freeze import freeze_keras
+from tf_opt.freeze.models import freeze_keras
 from tf_opt.frozen_graph import FrozenGraph
 from tf_opt.graph_checks import frozen_from_graph_def
 from tf_opt.random_feeds import random_feeds

@@ -11,9 +11,9 @@ from tests.small_graphs import feed, mlp, two_towers
 from tf_opt.passes.tf.pass_base import Border
 from tf_opt.passes.tf.segment import segment_graph
 from tf_opt.passes.tf.tensor_types import tensor_infos
-from tf_opt.report import OptimizationReport
-from tf_opt.report_json import load_report
-from tf_opt.segment_graph import SegmentGraph
+from tf_opt.report.json import load_report
+from tf_opt.report.optimization import OptimizationReport
+from tf_opt.report.segment_graph import SegmentGraph
 from tf_opt.segment_graph_builder import MAXIMUM_BORDER_BOXES, MAXIMUM_TENSORFLOW_BOXES, build_segment_graph
 from tf_opt.tensor_info import node_name
 

@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from tf_opt.comparison import compare
     from tf_opt.doctor import doctor
     from tf_opt.engines.tensorrt.settings import TensorRTSettings
-    from tf_opt.freeze import freeze_concrete_function, freeze_keras, freeze_saved_model, load_graph_def
+    from tf_opt.freeze.models import freeze_concrete_function, freeze_keras, freeze_saved_model, load_graph_def
     from tf_opt.frozen_graph import FrozenGraph
     from tf_opt.optimizer import Tf2TrtOpt
     from tf_opt.options import Options
     from tf_opt.quantization import QuantizationSettings
     from tf_opt.random_feeds import random_feeds
     from tf_opt.readable_graph import format_graph
-    from tf_opt.report import OptimizationReport
-    from tf_opt.report_json import load_report
-    from tf_opt.saved_model import optimize_saved_model, save_saved_model
-    from tf_opt.saved_model_report import SavedModelReport
+    from tf_opt.report.json import load_report
+    from tf_opt.report.optimization import OptimizationReport
+    from tf_opt.report.saved_model import SavedModelReport
+    from tf_opt.saved_model.optimize import optimize_saved_model, save_saved_model
     from tf_opt.session import run
     from tf_opt.specialization import specialize
     from tf_opt.text_batches import restore_order, text_batches
@@ -68,27 +68,27 @@ __all__ = [
 
 _MODULE_OF = {
     "FrozenGraph": "tf_opt.frozen_graph",
-    "OptimizationReport": "tf_opt.report",
+    "OptimizationReport": "tf_opt.report.optimization",
     "Options": "tf_opt.options",
     "QuantizationSettings": "tf_opt.quantization",
     "TensorRTSettings": "tf_opt.engines.tensorrt.settings",
-    "SavedModelReport": "tf_opt.saved_model_report",
+    "SavedModelReport": "tf_opt.report.saved_model",
     "Tf2TrtOpt": "tf_opt.optimizer",
     "Tolerance": "tf_opt.tolerance",
     "benchmark": "tf_opt.benchmarking",
     "compare": "tf_opt.comparison",
     "doctor": "tf_opt.doctor",
     "format_graph": "tf_opt.readable_graph",
-    "freeze_concrete_function": "tf_opt.freeze",
-    "freeze_keras": "tf_opt.freeze",
-    "freeze_saved_model": "tf_opt.freeze",
-    "load_graph_def": "tf_opt.freeze",
-    "load_report": "tf_opt.report_json",
-    "optimize_saved_model": "tf_opt.saved_model",
+    "freeze_concrete_function": "tf_opt.freeze.models",
+    "freeze_keras": "tf_opt.freeze.models",
+    "freeze_saved_model": "tf_opt.freeze.models",
+    "load_graph_def": "tf_opt.freeze.models",
+    "load_report": "tf_opt.report.json",
+    "optimize_saved_model": "tf_opt.saved_model.optimize",
     "random_feeds": "tf_opt.random_feeds",
     "restore_order": "tf_opt.text_batches",
     "run": "tf_opt.session",
-    "save_saved_model": "tf_opt.saved_model",
+    "save_saved_model": "tf_opt.saved_model.optimize",
     "specialize": "tf_opt.specialization",
     "text_batches": "tf_opt.text_batches",
 }

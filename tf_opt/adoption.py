@@ -20,7 +20,7 @@ from tf_opt.options import Options
 from tf_opt.output_accuracy import JudgedOutputs, outside_tolerance
 from tf_opt.paired_comparison import PairedComparison, Verdict, paired_comparison
 from tf_opt.passes.tf.splice import EngineNode, splice_segments
-from tf_opt.report import Measurement, SegmentReport
+from tf_opt.report.optimization import Measurement, SegmentReport
 from tf_opt.tolerance import Accuracy, Tolerance
 from tf_opt.trial import Trial, describe_shapes, representative_feeds
 from tf_opt.weights import WeightStore

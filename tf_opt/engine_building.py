@@ -15,7 +15,7 @@ import numpy as np
 from tensorflow.core.framework import graph_pb2
 
 from tf_opt.adoption import Candidate
-from tf_opt.dump import Dump
+from tf_opt.dump.writer import Dump
 from tf_opt.empty_reductions import EmptyReductions
 from tf_opt.engines.base import EngineBackend
 from tf_opt.errors import EngineBuildError, ExportError, PassError
@@ -27,8 +27,8 @@ from tf_opt.passes.tf.pass_base import Border
 from tf_opt.passes.tf.segment import Segment, Segmentation, segment_graph
 from tf_opt.passes.tf.separate_indices import SeparateIndices
 from tf_opt.passes.tf.tensor_types import tensor_infos
-from tf_opt.report import SegmentReport
-from tf_opt.segment_graph import SegmentGraph
+from tf_opt.report.optimization import SegmentReport
+from tf_opt.report.segment_graph import SegmentGraph
 from tf_opt.segment_graph_builder import build_segment_graph
 from tf_opt.segment_models import PreparedSegment, Profiles, SegmentModels, Stage
 from tf_opt.tensor_info import TensorInfo, node_name

@@ -10,7 +10,7 @@ import numpy as np
 from tensorflow.core.framework import function_pb2, graph_pb2, node_def_pb2
 from tensorflow.python.framework import tensor_util
 
-from tf_opt.freeze_cleanup import called_functions
+from tf_opt.freeze.cleanup import called_functions
 from tf_opt.tensor_info import tensor_name
 
 _PASSES_VALUES_ON: Mapping[str, tuple[int, ...] | None] = {

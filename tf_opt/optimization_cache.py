@@ -24,7 +24,7 @@ from tensorflow.core.framework.node_def_pb2 import NodeDef
 
 from tf_opt.cache_files import CacheFolder, default_folder
 from tf_opt.plain_data import from_plain, to_plain
-from tf_opt.report import OptimizationReport
+from tf_opt.report.optimization import OptimizationReport
 
 MAGIC = b"TFOPTRES"
 DEFAULT_LIMIT_BYTES = 8 * 2**30

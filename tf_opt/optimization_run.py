@@ -14,7 +14,7 @@ from tensorflow.core.framework.node_def_pb2 import NodeDef
 from tf_opt.adoption import Adoption, AdoptionTrials, Candidate
 from tf_opt.border_values import border_values
 from tf_opt.cache_key import cache_key
-from tf_opt.dump import Dump
+from tf_opt.dump.writer import Dump
 from tf_opt.engine_building import EngineBuilder, describe_segment
 from tf_opt.engine_selection import EngineSelection
 from tf_opt.engines.base import ShapeProfile
@@ -34,7 +34,7 @@ from tf_opt.passes.tf.pass_base import Border, PassPipeline
 from tf_opt.passes.tf.pipeline import GRAPH_PASSES
 from tf_opt.passes.tf.segment import Segment, Segmentation
 from tf_opt.precision_search import PrecisionSearch
-from tf_opt.report import OptimizationReport, RefusedNode, SegmentReport
+from tf_opt.report.optimization import OptimizationReport, RefusedNode, SegmentReport
 from tf_opt.shape_profiles import ShapeProfiles
 from tf_opt.tensor_info import node_name
 from tf_opt.terminal import stage_progress

@@ -21,7 +21,7 @@ from tf_opt.ops.host_weights import keep_weights_on_host
 from tf_opt.optimization_run import OptimizationRun, peak_memory_bytes
 from tf_opt.optimizer_inputs import check_graph_def, needed_feeds, resolve_mask, resolve_precision
 from tf_opt.options import Options
-from tf_opt.report import EngineAttempt, OptimizationReport
+from tf_opt.report.optimization import EngineAttempt, OptimizationReport
 
 MAXIMUM_CALIBRATION_FEEDS = 512
 """How many feeds are taken of `calibration_data`, which may be endless. Quantization looks at a few hundred at most."""

@@ -28,7 +28,7 @@ from tf_opt.passes.onnx.pass_base import OnnxPipeline
 from tf_opt.passes.tf.segment import Segment
 from tf_opt.precision import SixteenBit, available_precisions, fastest_16_bit, require_precision
 from tf_opt.quantization import QuantizationResult, QuantizationSettings, quantize_segment, rank_layers, revert_layers
-from tf_opt.report import PrecisionAttempt
+from tf_opt.report.optimization import PrecisionAttempt
 from tf_opt.segment_models import Stage
 from tf_opt.tolerance import DEFAULT_COSINE, Tolerance, objection
 

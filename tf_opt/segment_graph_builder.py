@@ -24,7 +24,7 @@ from tf_opt.passes.tf.clusters import AcyclicGraph, find_clusters
 from tf_opt.passes.tf.eligibility import FEEDABLE_OPS, is_compute_node
 from tf_opt.passes.tf.graph_view import GraphView
 from tf_opt.passes.tf.segment import Segmentation
-from tf_opt.segment_graph import BoxKind, GraphBox, GraphEdge, SegmentGraph
+from tf_opt.report.segment_graph import BoxKind, GraphBox, GraphEdge, SegmentGraph
 from tf_opt.tensor_info import TensorInfo, node_name
 from tf_opt.weights import is_weight
 

@@ -19,7 +19,7 @@ import tensorflow as tf
 from tensorflow.core.framework import graph_pb2, node_def_pb2
 
 from tf_opt.adoption import Candidate
-from tf_opt.dump import Dump
+from tf_opt.dump.writer import Dump
 from tf_opt.engines.base import EngineBackend, SegmentModel, ShapeProfile
 from tf_opt.errors import EngineBuildError, PassError, SkipPaddingError
 from tf_opt.export import export_segment
@@ -34,7 +34,7 @@ from tf_opt.passes.tf.pass_base import Border, PassPipeline
 from tf_opt.passes.tf.pipeline import EXPORT_PASSES
 from tf_opt.passes.tf.segment import Segment
 from tf_opt.passes.tf.splice import EngineNode
-from tf_opt.report import SegmentReport
+from tf_opt.report.optimization import SegmentReport
 from tf_opt.tensor_info import TensorInfo, node_name, tensor_name
 from tf_opt.weights import WeightStore
 

@@ -103,7 +103,7 @@ def test_what_nobody_foresaw_is_one_line(models: Models, invoke: Invoke, monkeyp
     def fail(*arguments: Any, **keywords: Any) -> None:
         raise RuntimeError("the disk is on fire")
 
-    monkeypatch.setattr("tf_opt.freeze.load_graph_def", fail)
+    monkeypatch.setattr("tf_opt.freeze.models.load_graph_def", fail)
     result = invoke("analyze", models.graph)
     assert result.exit_code == ERROR
     assert result.stderr == "Error: RuntimeError: the disk is on fire (--verbose shows where it came from)\n"

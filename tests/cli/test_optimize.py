@@ -14,7 +14,7 @@ from tests.cli.conftest import Invoke, Models, content
 from tests.small_graphs import engine_nodes
 from tf_opt import Tf2TrtOpt, compare, freeze_keras, load_graph_def, load_report
 from tf_opt.cli import keras_files
-from tf_opt.report import OptimizationReport
+from tf_opt.report.optimization import OptimizationReport
 
 QUICK = ("--adopt", "always", "--no-cache", "--json")
 

@@ -19,8 +19,8 @@ from tf_opt.engines.blob import EngineBlob
 from tf_opt.errors import EngineBlobCorruptError, EngineBlobVersionError, ReportError
 from tf_opt.passes.tf.splice import ENGINE_OP, NO_FALLBACK, NODE_COUNT_ATTRIBUTE, PRECISION_ATTRIBUTE
 from tf_opt.readable_graph import format_graph
-from tf_opt.report_json import load_report
-from tf_opt.saved_model_writer import REPORT_PATH
+from tf_opt.report.json import load_report
+from tf_opt.saved_model.writer import REPORT_PATH
 
 _PRECISION_OF = {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}
 

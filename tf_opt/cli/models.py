@@ -59,7 +59,7 @@ def read_model(path: Path, kind: ModelKind, arguments: ModelArguments, output: O
             graphs, notes = _signatures(path, arguments)
             model = Model(path=path, kind=kind, graphs=graphs, notes=notes)
         elif kind is ModelKind.GRAPH:
-            from tf_opt.freeze import load_graph_def
+            from tf_opt.freeze.models import load_graph_def
 
             model = Model(path=path, kind=kind, graphs={"": load_graph_def(path, arguments.outputs or None)})
         else:
@@ -95,7 +95,7 @@ def one_graph(model: Model, purpose: str, output: Output) -> FrozenGraph:
 def _signatures(path: Path, arguments: ModelArguments) -> tuple[dict[str, FrozenGraph], tuple[str, ...]]:
     """Returns the graphs by signature, and why others have none; one that the user names must have one."""
     from tf_opt.cli.saved_model_files import choose_signatures, read_signatures
-    from tf_opt.freeze import freeze_saved_model
+    from tf_opt.freeze.models import freeze_saved_model
 
     known = read_signatures(path, arguments.tag)
     graphs: dict[str, FrozenGraph] = {}
@@ -115,7 +115,7 @@ def _signatures(path: Path, arguments: ModelArguments) -> tuple[dict[str, Frozen
 
 
 def _frozen_object(path: Path, kind: ModelKind) -> tuple[FrozenGraph, tuple[str, ...]]:
-    from tf_opt.freeze import freeze_keras
+    from tf_opt.freeze.models import freeze_keras
 
     if kind is ModelKind.KERAS:
         from tf_opt.cli import keras_files

@@ -20,9 +20,9 @@ from tf_opt.feeds import Feed
 from tf_opt.optimizer import Tf2TrtOpt
 from tf_opt.optimizer_inputs import resolve_precision
 from tf_opt.options import Options
-from tf_opt.report import OptimizationReport
-from tf_opt.report_output import ReportOutput
-from tf_opt.saved_model import optimize_saved_model, save_saved_model
+from tf_opt.report.optimization import OptimizationReport
+from tf_opt.report.output import ReportOutput
+from tf_opt.saved_model.optimize import optimize_saved_model, save_saved_model
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,8 +22,8 @@ from tf_opt.files import write_text
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tf_opt.report import OptimizationReport
-    from tf_opt.report_output import ReportOutput
+    from tf_opt.report.optimization import OptimizationReport
+    from tf_opt.report.output import ReportOutput
 
 _PANEL = "Result"
 
@@ -108,8 +108,8 @@ def optimize(
 
 def optimizations(report: ReportOutput) -> Sequence[OptimizationReport]:
     """Returns the reports of all graphs that were optimized."""
-    from tf_opt.report import OptimizationReport
-    from tf_opt.saved_model_report import SavedModelReport
+    from tf_opt.report.optimization import OptimizationReport
+    from tf_opt.report.saved_model import SavedModelReport
 
     if isinstance(report, SavedModelReport):
         return [*report.signatures.values(), *report.endpoints.values()]

@@ -9,7 +9,7 @@ import pytest
 
 import tf_opt
 from tests.passes.onnx.pass_checks import check_same_outputs, model_of, ops, watch_weights
-from tf_opt.dump_weights import model_without_weights
+from tf_opt.dump.weights import model_without_weights
 from tf_opt.engines import create_backend, engine_names, load_backend
 from tf_opt.onnx_target import OnnxTarget
 from tf_opt.passes.onnx.count_patterns import count_patterns

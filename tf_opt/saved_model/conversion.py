@@ -1,0 +1,232 @@
+"""One SavedModel on its way to another: what becomes of each of its callables, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from tf_opt.errors import FreezeError, InvalidFeedError
+from tf_opt.feeds import Feed
+from tf_opt.folders import folder_bytes
+from tf_opt.light_graph import LightGraph
+from tf_opt.optimizer import Tf2TrtOpt
+from tf_opt.report.optimization import OptimizationReport
+from tf_opt.report.saved_model import SavedModelReport
+from tf_opt.saved_model.feeds import GivenFeeds
+from tf_opt.saved_model.functions import GraphFunction, declared, endpoint_function, signature_function
+from tf_opt.saved_model.parts import Part, SharedGraph, freeze_part, share_graphs, tensor_specs
+from tf_opt.saved_model.source import LoadedModel, renamed_input
+from tf_opt.saved_model.weights import WeightVariables
+from tf_opt.saved_model.writer import (
+    SavedModelContent,
+    engine_bytes,
+    needed_objects,
+    variable_bytes,
+    write_content,
+    write_copy,
+)
+from tf_opt.tensor_info import TensorInfo
+from tf_opt.terminal import stage_progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimized:
+    """A graph for which engines were adopted."""
+
+    group: SharedGraph
+    result: LightGraph
+
+
+class Conversion:
+    """The state that the stages hand on: freeze, optimize, write."""
+
+    def __init__(self, model: LoadedModel, optimizer: Tf2TrtOpt) -> None:
+        """Does nothing yet.
+
+        Args:
+            model: The original.
+            optimizer: What optimizes each graph of it.
+        """
+        self.model = model
+        self.optimizer = optimizer
+        self.weights = WeightVariables(model.variables)
+        self.groups: list[SharedGraph] = []
+        self.optimized: list[Optimized] = []
+        self.unconverted: dict[str, str] = {}
+        self.kept_endpoints: dict[str, str] = {}
+        self.signature_reports: dict[str, OptimizationReport] = {}
+        self.endpoint_reports: dict[str, OptimizationReport] = {}
+        self.notes: list[str] = []
+
+    def freeze(self, wanted: Sequence[str], *, all_endpoints: bool) -> None:
+        """Freezes what is to be optimized, and finds out why the rest is not.
+
+        Args:
+            wanted: Names of signatures.
+            all_endpoints: Whether endpoints are optimized too that compute something else than these.
+        """
+        parts = []
+        renamed = renamed_input(self.model)
+        if renamed:
+            self.unconverted = dict.fromkeys(self.model.signatures, renamed)
+            return
+        with self.stage("freezing"):
+            for name, function in self.model.signatures.items():
+                if name not in wanted:
+                    self.unconverted[name] = "It was not asked for."
+                    continue
+                try:
+                    parts.append(freeze_part(name, function, is_signature=True))
+                except FreezeError as error:
+                    self.unconverted[name] = str(error)
+            parts += self._freeze_endpoints()
+            for group in share_graphs(parts, self.weights):
+                if group.signatures or all_endpoints:
+                    self.groups.append(group)
+                else:
+                    self._keep_endpoints(group, "It computes something else than the signatures that were asked for.")
+        if set(self.model.tags) != {tf.saved_model.SERVING}:
+            self.notes.append(
+                f"The graph read is tagged {', '.join(self.model.tags) or 'nothing'}; the one written is 'serve'."
+            )
+        if self.model.attributes:
+            self.notes.append(
+                f"Left out, because they are no functions: the attributes {', '.join(self.model.attributes)}."
+            )
+
+    def _freeze_endpoints(self) -> Iterator[Part]:
+        for name, endpoint in self.model.endpoints.items():
+            functions = endpoint.concrete_functions
+            if len(functions) != 1:
+                self.notes.append(
+                    f"The endpoint {name!r} is left out: it has {len(functions)} functions, where one is expected. "
+                    "Training has functions of its own."
+                )
+                continue
+            try:
+                part = freeze_part(name, functions[0], is_signature=False)
+            except FreezeError as error:
+                self.kept_endpoints[name] = str(error)
+                continue
+            specs = tensor_specs(functions[0].structured_input_signature)
+            if specs is None or len(specs) != len(part.model.inputs):
+                self.kept_endpoints[name] = "It takes arguments that are no dense tensors."
+                continue
+            yield part
+
+    def _keep_endpoints(self, group: SharedGraph, reason: str) -> None:
+        self.kept_endpoints.update({part.name: reason for part in group.parts if not part.is_signature})
+
+    def optimize(self, feeds: GivenFeeds, disable_fp16: bool, opset: int | None) -> None:
+        """Optimizes each graph once."""
+        chosen = [(group, *feeds.of(group, self.notes)) for group in self.groups]  # All are checked before the first.
+        for group, measured, calibration in chosen:
+            result = self._optimize(group, measured, calibration, disable_fp16, opset)
+            report = self.optimizer.report
+            for part in group.parts:
+                reports = self.signature_reports if part.is_signature else self.endpoint_reports
+                reports[part.name] = report
+            if result is None:
+                reason = "No engine was adopted; its report says why."
+                self.unconverted.update(dict.fromkeys(group.signatures, reason))
+                self._keep_endpoints(group, reason)
+            else:
+                self.optimized.append(Optimized(group=group, result=result))
+        # Those of one graph with a signature tell nothing new.
+        shared = {part.name for group in self.groups if group.signatures for part in group.parts}
+        self.endpoint_reports = {name: each for name, each in self.endpoint_reports.items() if name not in shared}
+
+    def _optimize(
+        self, group: SharedGraph, feeds: Sequence[Feed], calibration: Any, disable_fp16: bool, opset: int | None
+    ) -> LightGraph | None:
+        try:
+            result = self.optimizer.optimize_light(group.model, feeds, disable_fp16, opset, calibration)
+        except InvalidFeedError as error:
+            raise InvalidFeedError(f"{group.title}: {error}") from error
+        return None if result is group.model else result
+
+    def write(self, target: Path, *, overwrite: bool) -> SavedModelReport:
+        """Writes what was made, and the rest as it was."""
+        for name, reason in self.kept_endpoints.items():
+            self.notes.append(f"The endpoint {name!r} stays as it was: {reason}")
+        if not self.optimized:
+            self.notes = ["Nothing was optimized: the SavedModel is a copy."]
+            with self.stage("copying"):
+                return write_copy(self.model.folder, target, self.report, overwrite=overwrite)
+        with self.stage("tracing"):
+            content = self._content()
+        with self.stage("writing"):
+            extra = self.model.folder / "assets.extra"
+            return write_content(content, target, self.report, overwrite=overwrite, extra=extra)
+
+    def _content(self) -> SavedModelContent:
+        signatures: dict[str, Any] = {}
+        endpoints: dict[str, Any] = {}
+        for each in self.optimized:
+            function = GraphFunction(each.result, self.weights)
+            for part, keys in zip(each.group.parts, each.group.output_keys, strict=True):
+                call, inputs, outputs = self._adapted(function, part, keys, each.result)
+                if part.is_signature:
+                    signatures[part.name] = signature_function(call, inputs, outputs)
+                else:
+                    original = self.model.endpoints[part.name]
+                    endpoints[part.name] = endpoint_function(call, part.function, original, inputs, outputs)
+        kept = [name for name in self.model.signatures if name not in signatures]
+        signatures = {name: signatures.get(name, function) for name, function in self.model.signatures.items()}
+        endpoints.update({name: self.model.endpoints[name] for name in self.kept_endpoints})
+        functions = [signatures[name] for name in kept]
+        functions += [self.model.endpoints[name].concrete_functions[0] for name in self.kept_endpoints]
+        return SavedModelContent(
+            signatures=signatures,
+            endpoints=endpoints,
+            variables=tuple(self.weights.used.values()),
+            kept=needed_objects(self.model.root, functions),
+        )
+
+    def _adapted(
+        self, function: GraphFunction, part: Part, keys: Mapping[str, str], result: LightGraph
+    ) -> tuple[Callable[[Mapping[str, Any]], dict[str, Any]], list[TensorInfo], list[TensorInfo]]:
+        """Returns the graph as a function with a part's own inputs and outputs, and these."""
+        # The options may have fixed dimensions that the original leaves open.
+        inputs = {info.key: info for info in result.inputs}
+        outputs = {info.key: info for info in result.outputs}
+        fixed = not self.optimizer.options.dynamic_opt
+        taken = [
+            replace(info, shape=inputs[info.key].shape) if fixed and info.key in inputs else info
+            for info in part.model.inputs
+        ]
+        returned = [
+            replace(info, shape=outputs[keys[info.key]].shape) if fixed else info for info in part.model.outputs
+        ]
+
+        def call(tensors: Mapping[str, Any]) -> dict[str, Any]:
+            found = function(tensors)
+            return {info.key: declared(found[keys[info.key]], info) for info in returned}
+
+        return call, taken, returned
+
+    def report(self, folder: Path) -> SavedModelReport:
+        """Returns the report of what stands in `folder`."""
+        reports = self.signature_reports
+        return SavedModelReport(
+            signatures={name: reports[name] for name in self.model.signatures if name in reports},
+            unconverted=self.unconverted,
+            original_bytes=folder_bytes(self.model.folder),
+            optimized_bytes=folder_bytes(folder),
+            variable_bytes=variable_bytes(folder),
+            engine_bytes=sum(engine_bytes(each.result.graph_def) for each in self.optimized),
+            endpoints=self.endpoint_reports,
+            notes=tuple(self.notes),
+        )
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Shows a stage on a terminal."""
+        with stage_progress(self.optimizer.options.progress) as progress:
+            progress.add_task(name)
+            yield
