@@ -6,8 +6,9 @@ VENV ?= .venv
 PYTHON ?=
 # More arguments for the program behind a target: make test ARGS='-k segment -x'
 ARGS ?=
-# How many processes run tests: one a core, but not more than 4, because each holds TensorFlow and may hold a model.
-WORKERS ?= $(shell cores=$$(nproc 2>/dev/null || echo 1); echo $$((cores < 4 ? cores : 4)))
+# How many processes run tests: one more than cores, because tests wait for processes of their own, but not more than 4, because
+# each holds TensorFlow and may hold a model.
+WORKERS ?= $(shell workers=$$(($$(nproc 2>/dev/null || echo 1) + 1)); echo $$((workers < 4 ? workers : 4)))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from gpu_check_parts import bert
-from gpu_check_parts.accuracy import output_error, too_far
 from gpu_check_parts.graph_worker import GraphPeer, tensorrt_settings
+from peer_workers.accuracy import output_error, too_far
 from peer_workers.model_files import write_feeds
 from peer_workers.protocol import OUTPUTS, read_feeds
 

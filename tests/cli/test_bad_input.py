@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -92,11 +93,13 @@ def test_a_precision_without_hardware(
 
 
 def test_a_traceback_is_shown_where_it_is_asked_for(models: Models, tmp_path: Path, invoke: Invoke) -> None:
+    handlers = list(logging.getLogger().handlers)
     for arguments, environment in ((["--verbose"], {}), ([], {"TF_OPT_TRACEBACK": "1"})):
         result = invoke("analyze", tmp_path / "none", *arguments, env=environment)
         assert result.exit_code == ERROR
         assert "Traceback (most recent call last)" in result.stderr
         assert "Error: There is no" in result.stderr
+    assert logging.getLogger().handlers == handlers
 
 
 def test_what_nobody_foresaw_is_one_line(models: Models, invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,7 @@ def test_local_model(tmp_path):
     bert_models.random_bert(**small).save_pretrained(tmp_path / "model")
     result = run("--model", str(tmp_path / "model"), "--runs", "2")
     assert result.returncode == 0, result.stderr
-    for expected in ("in 1 segments", "last_hidden_state", "speedup", "8×128"):
+    for expected in ("in 1 segment", "last_hidden_state", "speedup", "8×128"):
         assert expected in result.stdout
 
 

@@ -189,7 +189,7 @@ def test_damaged_library_in_the_cache_is_compiled_anew(tmp_path: Path) -> None:
     # What this process has compiled has the same name there.
     whole = build.library_path()
     damaged = tmp_path / whole.relative_to(build.cache_directory())
-    damaged.parent.mkdir(parents=True)
+    damaged.parent.mkdir(parents=True, exist_ok=True)
     damaged.write_bytes(b"no library")
     subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=300)
     assert damaged.stat().st_size == whole.stat().st_size

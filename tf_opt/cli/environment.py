@@ -55,8 +55,8 @@ def quiet_libraries(*, verbose: bool) -> Iterator[None]:
     """
     with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
         if verbose:
-            logging.basicConfig(level=logging.INFO, stream=sys.stderr, force=True)
-            yield
+            with _log_lines_on_stderr():
+                yield
             return
         warnings.simplefilter("ignore")
         # TensorFlow's Python code warns through a logger of this name, Hugging Face's and nncf's through theirs.
@@ -69,3 +69,18 @@ def quiet_libraries(*, verbose: bool) -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _log_lines_on_stderr() -> Iterator[None]:
+    """Shows log lines; the process may go on afterwards, and standard error may be another one then."""
+    root, handler = logging.getLogger(), logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter(logging.BASIC_FORMAT))
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.removeHandler(handler)
