@@ -150,3 +150,9 @@ def test_shapes_that_do_not_fit() -> None:
     for options in ({"batch": 0}, {"sequence": 0}, {"count": 0}):
         with pytest.raises(InvalidOptionError, match="must be at least 1"):
             random_feeds(frozen, **options)
+
+
+@pytest.mark.parametrize("size", [10**12, 10**20])
+def test_sizes_beyond_the_memory(size: int) -> None:
+    with pytest.raises(InvalidFeedError, match="Give smaller sizes"):
+        random_feeds(graph(x=(tf.float32, [None, 64])), {"x": (size, 64)})

@@ -69,7 +69,9 @@ def random_feeds(
     plan = [(info, _shape(info, given, batch or DEFAULT_BATCH, sequence or DEFAULT_SEQUENCE)) for info in frozen.inputs]
     roles = find_roles(frozen.graph_def, [info.name for info in frozen.inputs])
     generator = np.random.default_rng(seed)
-    return [{info.key: _values(info, shape, roles[info.name], generator) for info, shape in plan} for _ in range(count)]
+    return [
+        {info.key: _made_up(info, shape, roles[info.name], generator) for info, shape in plan} for _ in range(count)
+    ]
 
 
 def _given_shapes(inputs: Sequence[TensorInfo], shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
@@ -121,6 +123,15 @@ def _accepts(static: Shape, sizes: Sequence[int]) -> bool:
         and len(static) == len(sizes)
         and all(fixed is None or size == fixed for size, fixed in zip(sizes, static, strict=True))
     )
+
+
+def _made_up(info: TensorInfo, shape: tuple[int, ...], role: InputRole, generator: np.random.Generator) -> Array:
+    try:
+        return _values(info, shape, role, generator)
+    except (ValueError, OverflowError, MemoryError) as error:  # What NumPy says of sizes beyond the memory.
+        raise InvalidFeedError(
+            f"The input {info.key!r} cannot be made up in the shape {list(shape)}: {error}. Give smaller sizes."
+        ) from error
 
 
 def _values(info: TensorInfo, shape: tuple[int, ...], role: InputRole, generator: np.random.Generator) -> Array:

@@ -182,3 +182,28 @@ def test_an_analysis_is_that_of_the_library(models: Models, invoke: Invoke) -> N
     expected = optimizer.analyze(frozen.graph_def, frozen.output_names).to_dict()
     found = content(invoke("analyze", models.keras, "--json"))["report"]
     assert json.dumps(found["segments"]) == json.dumps(expected["segments"])
+
+
+def test_shapes_serve_the_signatures_that_have_their_inputs(tmp_path: Path, invoke: Invoke) -> None:
+    class Two(tf.Module):
+        def __init__(self) -> None:
+            self.weight = tf.Variable(tf.random.normal([8, 64]))
+
+        @tf.function(input_signature=[tf.TensorSpec([None, 8], tf.float32, name="x")])
+        def first(self, x: Any) -> Any:
+            return {"y": tf.nn.softmax(tf.nn.relu(x @ self.weight) * 2.0)}
+
+        @tf.function(input_signature=[tf.TensorSpec(None, tf.float32, name="u")])
+        def second(self, u: Any) -> Any:
+            return {"v": tf.tanh(u) * 2.0}
+
+    two = Two()
+    tf.saved_model.save(two, str(tmp_path / "two"), signatures={"first": two.first, "second": two.second})
+    command = ["optimize", tmp_path / "two", tmp_path / "out", "--no-cache", "--shape", "x=3x8"]
+    result = invoke(*command)
+    assert result.exit_code == 1
+    assert "The signature 'second'" in result.stderr
+    assert "--shape u=..." in result.stderr
+    result = invoke(*command, "--shape", "u=2x3")
+    assert result.exit_code == 0, result.stderr
+    assert set(tf.saved_model.load(str(tmp_path / "out")).signatures) == {"first", "second"}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,7 @@ import typer
 from tf_opt.cli.shapes import ShapeSpecification, combinations, parse_shapes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from tf_opt.feeds import Feed
     from tf_opt.frozen_graph import FrozenGraph
@@ -182,6 +183,30 @@ class FeedSource:
             for number, shapes in enumerate(combinations(self.shapes))
             for feed in random_feeds(frozen, shapes, count=count, seed=seed + number)
         ]
+
+    def feeds_by_signature(self, graphs: Mapping[str, FrozenGraph]) -> dict[str, list[Feed]]:
+        """Returns random feeds for several graphs, each of which takes the shapes of its own inputs.
+
+        Raises:
+            InvalidFeedError: No graph has an input of that name, or a shape does not fit or is missing.
+        """
+        from tf_opt.errors import InvalidFeedError
+        from tf_opt.frozen_graph import find_tensor
+
+        inputs = [info for frozen in graphs.values() for info in frozen.inputs]
+        if any(find_tensor(inputs, shape.name) is None for shape in self.shapes):
+            return {key: self.feeds(frozen) for key, frozen in graphs.items()}  # The first one says what is wrong.
+        found = {}
+        for key, frozen in graphs.items():
+            own = tuple(shape for shape in self.shapes if find_tensor(frozen.inputs, shape.name) is not None)
+            try:
+                found[key] = replace(self, shapes=own).feeds(frozen)
+            except InvalidFeedError as error:
+                message = re.sub(r"shapes=\{'(.*?)': \(\.\.\.\)\}", r"--shape \1=...", str(error))
+                raise InvalidFeedError(
+                    f"The signature {key!r}: {message} --signature leaves signatures out."
+                ) from error
+        return found
 
     def read(self, inputs: Sequence[TensorInfo]) -> list[Feed]:
         """Returns the feeds that files hold, checked against the inputs; raises as `feeds`."""

@@ -66,7 +66,7 @@ class Optimization:
         feeds: dict[str, Sequence[Feed]] | None = None
         if self.feeds.is_random and self.feeds.is_asked_for:
             graphs = read_model(self.source, self.kind, self.model, output).graphs
-            feeds = {key: self.feeds.feeds(frozen) for key, frozen in graphs.items()}
+            feeds = dict(self.feeds.feeds_by_signature(graphs))
         elif not self.feeds.is_random:
             feeds = {key: _fed(key, self.feeds, signature.inputs) for key, signature in chosen.items()}
         calibration = None

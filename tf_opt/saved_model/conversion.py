@@ -33,6 +33,12 @@ from tf_opt.saved_model.writer import (
 from tf_opt.tensor_info import TensorInfo
 from tf_opt.terminal import stage_progress
 
+KERAS_CALLS = frozenset(
+    "__call__ call_and_return_all_conditional_losses call_and_return_conditional_losses _default_save_signature"
+    " train_function test_function predict_function train_tf_function".split()
+)
+"""What Keras stores to go on training with: the same computation several times over, which would take long to load."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Optimized:
@@ -96,17 +102,18 @@ class Conversion:
             )
         if self.model.attributes:
             self.notes.append(
-                f"Left out, because they are no functions: the attributes {', '.join(self.model.attributes)}."
+                f"Left out, because only functions of the model itself are kept: the attributes "
+                f"{', '.join(self.model.attributes)}."
             )
 
     def _freeze_endpoints(self) -> Iterator[Part]:
         for name, endpoint in self.model.endpoints.items():
             functions = endpoint.concrete_functions
-            if len(functions) != 1:
-                self.notes.append(
-                    f"The endpoint {name!r} is left out: it has {len(functions)} functions, where one is expected. "
-                    "Training has functions of its own."
-                )
+            if not functions or name in KERAS_CALLS:
+                self.notes.append(f"The endpoint {name!r} is left out: it is for training, or was never called.")
+                continue
+            if len(functions) > 1:
+                self.kept_endpoints[name] = f"It has {len(functions)} functions; only those with one are optimized."
                 continue
             try:
                 part = freeze_part(name, functions[0], is_signature=False)
@@ -180,7 +187,7 @@ class Conversion:
         signatures = {name: signatures.get(name, function) for name, function in self.model.signatures.items()}
         endpoints.update({name: self.model.endpoints[name] for name in self.kept_endpoints})
         functions = [signatures[name] for name in kept]
-        functions += [self.model.endpoints[name].concrete_functions[0] for name in self.kept_endpoints]
+        functions += [each for name in self.kept_endpoints for each in self.model.endpoints[name].concrete_functions]
         return SavedModelContent(
             signatures=signatures,
             endpoints=endpoints,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tf_opt.errors import InvalidFeedError, did_you_mean
@@ -32,6 +32,8 @@ class GivenFeeds:
             InvalidFeedError: They are for a signature that is unknown, or are no lists.
         """
         signatures, endpoints = list(signatures), list(endpoints)
+        if isinstance(feeds, Iterator):
+            feeds = list(feeds)  # They are looked at more than once.
         self._feeds = _named("feeds", feeds, signatures, endpoints)
         self._calibration = _named("calibration_data", calibration, signatures, endpoints)
         if self._calibration is not None and not isinstance(self._calibration, Mapping):
