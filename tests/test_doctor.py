@@ -196,7 +196,7 @@ def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "plans").mkdir()
     (tmp_path / "plans" / "one").write_bytes(bytes(5 * 2**20))
     [found] = look.cache_findings()
-    assert (found.status, found.text) == ("ok", f"{tmp_path}, 5 MiB")
+    assert (found.status, found.text) == ("ok", f"{tmp_path}, 5.0 MiB")
     # One that is not there yet can be made where its parent can be written to.
     monkeypatch.setenv("TF_OPT_CACHE_DIR", str(tmp_path / "deep" / "down"))
     assert next(look.cache_findings()).status == "ok"

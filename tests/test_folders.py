@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tf_opt.errors import OutputExistsError
-from tf_opt.folders import check_output_folder, folder_bytes, writing_folder
+from tf_opt.folders import check_output_folder, writing_folder
+from tf_opt.sizes import stored_bytes
 
 
 def names(folder: Path) -> list[str]:
@@ -21,7 +22,7 @@ def test_a_folder_appears_when_it_is_whole(tmp_path: Path) -> None:
         assert not target.exists()
         assert folder.parent == target.parent
     assert names(target.parent) == ["model"]
-    assert folder_bytes(target) == 5
+    assert stored_bytes(target) == 5
 
 
 def test_an_error_leaves_everything_as_it_was(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_engines_are_numbered_and_fallbacks_follow(optimized):
     line = lines_of(text)["tf_opt_segment_0"]
     expression = "tf_opt::openvino #0(%x; weights %weight) [4 nodes, fp32, "
     assert line.startswith(f"%tf_opt_segment_0 : float32[?, 48] = {expression}")
-    assert line.endswith(" B]")
+    assert line.endswith(" bytes]")
     functions = [line for line in text.splitlines() if line.startswith("function @")]
     assert len(functions) == 2
     assert functions[0].startswith("function @tf_opt_segment_0_fallback_")
@@ -111,7 +111,7 @@ def test_damaged_engine_is_still_listed(optimized):
     for node in engine_nodes(broken):
         node.attr["engine"].s = b"nothing"
         del node.attr["_tf_opt_precision"]
-    assert "[4 nodes, unreadable, 7 B]" in tf_opt.format_graph(broken, ["right"])
+    assert "[4 nodes, unreadable, 7 bytes]" in tf_opt.format_graph(broken, ["right"])
 
 
 def test_while_loops_of_version_1():

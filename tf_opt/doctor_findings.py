@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeAlias
 from tf_opt.engines import CANDIDATES, Candidate, gpu_unavailable_reason, is_installed, load_backend
 from tf_opt.engines.base import EngineBackend
 from tf_opt.environment import cpu_flags, describe_environment
+from tf_opt.sizes import size_text, stored_bytes
 
 Status: TypeAlias = Literal["ok", "absent", "problem"]
 """It works; it is not there, which may be meant so; it is there and does not work, or spoils something else."""
@@ -244,7 +245,7 @@ def cache_findings() -> Iterator[Finding]:
         text, fix = f"{folder} cannot be written to", "Set TF_OPT_CACHE_DIR to a folder that can."
         yield Finding(topic="Cache", name="folder", status="problem", text=text, fix=fix)
         return
-    text = f"{folder}, {_size(folder) / 2**20:.0f} MiB"
+    text = f"{folder}, {size_text(stored_bytes(folder))}"
     yield Finding(topic="Cache", name="folder", status="ok", text=text)
 
 
@@ -308,16 +309,6 @@ def versions(distributions: tuple[str, ...]) -> dict[str, str]:
 
 def _minor(version: str) -> str:
     return ".".join(version.split(".")[:2])
-
-
-def _size(folder: Path) -> int:
-    total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.lstat().st_size
-        except OSError:  # Another process cleans up.
-            continue
-    return total
 
 
 def _described(error: BaseException) -> str:

@@ -100,8 +100,3 @@ def _replace(temporary: Path, target: Path) -> None:
         old.rename(target)
         raise
     shutil.rmtree(old, ignore_errors=True)
-
-
-def folder_bytes(folder: str | os.PathLike[str]) -> int:
-    """Returns the size of all files in a folder and its folders."""
-    return sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())

@@ -17,18 +17,15 @@ from tf_opt.tensor_info import TensorInfo, tensor_name
 from tf_opt.weights import detach_weights
 
 
-# Compared by identity: nobody wants to compare weights byte by byte, and a graph can be the key of a cache.
 @dataclass(frozen=True, kw_only=True, eq=False)
-class FrozenGraph:
-    """A GraphDef that holds its weights as constants, and the tensors by which a user feeds and fetches it.
+class GraphBorder:
+    """The tensors by which a user feeds and fetches a graph.
 
     Attributes:
-        graph_def: The graph. Treat it as read-only: whatever takes a FrozenGraph may share it.
         inputs: The placeholders to feed, in the model's order.
         outputs: The tensors to fetch, in the model's order.
     """
 
-    graph_def: graph_pb2.GraphDef = field(repr=False)  # Text of all the weights would take minutes.
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
 
@@ -41,6 +38,18 @@ class FrozenGraph:
     def output_names(self) -> tuple[str, ...]:
         """Tensor names of the outputs, such as "Identity:0"."""
         return tuple(info.name for info in self.outputs)
+
+
+# Compared by identity: nobody wants to compare weights byte by byte, and a graph can be the key of a cache.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FrozenGraph(GraphBorder):
+    """A GraphDef that holds its weights as constants, and the tensors by which a user feeds and fetches it.
+
+    Attributes:
+        graph_def: The graph. Treat it as read-only: whatever takes a FrozenGraph may share it.
+    """
+
+    graph_def: graph_pb2.GraphDef = field(repr=False)  # Text of all the weights would take minutes.
 
     @property
     def size_bytes(self) -> int:

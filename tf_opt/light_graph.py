@@ -10,36 +10,21 @@ from dataclasses import dataclass, field
 
 from tensorflow.core.framework import graph_pb2
 
-from tf_opt.frozen_graph import FrozenGraph
-from tf_opt.tensor_info import TensorInfo
+from tf_opt.frozen_graph import FrozenGraph, GraphBorder
 from tf_opt.weights import WeightStore, attach_weights, detach_weights
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class LightGraph:
+class LightGraph(GraphBorder):
     """A light graph, its weights, and the tensors by which a user feeds and fetches it.
 
     Attributes:
         graph_def: The graph, with a placeholder for each weight. Treat it as read-only.
         weights: The constants behind these placeholders.
-        inputs: The placeholders to feed, in the model's order.
-        outputs: The tensors to fetch, in the model's order.
     """
 
     graph_def: graph_pb2.GraphDef = field(repr=False)
     weights: WeightStore = field(repr=False)
-    inputs: tuple[TensorInfo, ...]
-    outputs: tuple[TensorInfo, ...]
-
-    @property
-    def input_names(self) -> tuple[str, ...]:
-        """Tensor names of the inputs, such as "input_ids:0"."""
-        return tuple(info.name for info in self.inputs)
-
-    @property
-    def output_names(self) -> tuple[str, ...]:
-        """Tensor names of the outputs, such as "Identity:0"."""
-        return tuple(info.name for info in self.outputs)
 
     def attached(self) -> FrozenGraph:
         """Returns the graph with its weights as constants in it."""

@@ -41,6 +41,7 @@ from tf_opt.passes.tf.extract import shape_proto
 from tf_opt.passes.tf.graph_view import GraphView, InputRef, parse_input
 from tf_opt.passes.tf.splice import ENGINE_OP, NO_FALLBACK, NODE_COUNT_ATTRIBUTE, PRECISION_ATTRIBUTE
 from tf_opt.passes.tf.tensor_types import op_definition, tensor_infos
+from tf_opt.sizes import size_text
 from tf_opt.tensor_info import Shape, TensorInfo, node_name
 from tf_opt.weights import WeightStore, detach_weights, is_weight
 
@@ -90,15 +91,6 @@ def format_graph(graph_def: graph_pb2.GraphDef, outputs: Sequence[str] | str | N
             if name != NO_FALLBACK:
                 lines += ["", *_function_block(function, light, shapes.get(name))]
     return "\n".join(lines) + "\n"
-
-
-def size_text(count: float) -> str:
-    """Returns a number of bytes as "1.6 KiB"."""
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} GiB"
 
 
 class _Listing:

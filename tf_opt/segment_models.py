@@ -27,7 +27,7 @@ from tf_opt.options import Options
 from tf_opt.passes.onnx.count_patterns import count_patterns
 from tf_opt.passes.onnx.pass_base import OnnxPass, OnnxPipeline
 from tf_opt.passes.onnx.pipeline import lowering_passes, recognizing_passes
-from tf_opt.passes.onnx.segment_weights import SegmentWeight, detach_segment, load_segment
+from tf_opt.passes.onnx.segment_weights import detach_segment, load_segment
 from tf_opt.passes.onnx.skip_padding import SkipPadding
 from tf_opt.passes.tf.extract import extract_segment
 from tf_opt.passes.tf.pass_base import Border, PassPipeline
@@ -36,7 +36,7 @@ from tf_opt.passes.tf.segment import Segment
 from tf_opt.passes.tf.splice import EngineNode
 from tf_opt.report.optimization import SegmentReport
 from tf_opt.tensor_info import TensorInfo, node_name, tensor_name
-from tf_opt.weights import WeightStore
+from tf_opt.weights import WeightStore, constant_node
 
 Stage: TypeAlias = Callable[[str], AbstractContextManager[None]]
 """Shows and times a stage of the work."""
@@ -228,7 +228,7 @@ class SegmentModels:
                 continue
             name = _unused(f"{segment.name}/weight_{number}", names)
             infos.append(TensorInfo(name=f"{name}:0", dtype=source.dtype, shape=source.shape))
-            derived[name] = _constant(name, source)
+            derived[name] = constant_node(name, source.array(), tf.as_dtype(source.dtype).as_datatype_enum)
         log = None if dumped is None else dumped.building(precision, sixteen_bit, content, sources)
         segment_model = SegmentModel(
             name=segment.name,
@@ -322,16 +322,3 @@ def _unused(name: str, taken: list[str]) -> str:
     while f"{name}:0" in taken:
         name += "_"
     return name
-
-
-def _constant(name: str, source: SegmentWeight) -> node_def_pb2.NodeDef:
-    """Returns the Const node that holds a derived weight."""
-    node = node_def_pb2.NodeDef(name=name, op="Const")
-    dtype = tf.as_dtype(source.dtype).as_datatype_enum
-    node.attr["dtype"].type = dtype
-    tensor = node.attr["value"].tensor
-    tensor.dtype = dtype
-    for size in source.shape:
-        tensor.tensor_shape.dim.add(size=size)
-    tensor.tensor_content = source.array().tobytes()
-    return node

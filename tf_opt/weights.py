@@ -142,6 +142,13 @@ def constant_without_value(name: str, array: np.ndarray[Any, Any], dtype: int) -
     return node
 
 
+def constant_node(name: str, array: np.ndarray[Any, Any], dtype: int) -> node_def_pb2.NodeDef:
+    """Returns a Const node with its value; see `constant_without_value`."""
+    node = constant_without_value(name, array, dtype)
+    node.attr["value"].tensor.tensor_content = array.tobytes()
+    return node
+
+
 def _is_detachable(node: node_def_pb2.NodeDef, minimum_elements: int) -> bool:
     if node.op != "Const":
         return False

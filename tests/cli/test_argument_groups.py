@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 from typer.testing import CliRunner
@@ -46,7 +46,7 @@ def test_fields_that_are_not_given_to_the_constructor_are_no_options() -> None:
 
 def test_lists_of_names_are_those_of_the_library() -> None:
     assert set(ENGINES) == {*engine_names(), "fastest"}
-    assert Precision.__args__ == PRECISIONS  # type: ignore[attr-defined]
+    assert get_args(Precision) == PRECISIONS
 
 
 def test_values_are_checked_and_completed() -> None:

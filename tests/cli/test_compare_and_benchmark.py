@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -93,8 +94,8 @@ def test_names_tell_paths_apart() -> None:
     assert display_names([Path("net"), Path("net")]) == ["net (1)", "net (2)"]
 
 
-def graph(**changes: object) -> FrozenGraph:
-    return replace(frozen_from_graph_def(mlp(), ["logits", "y"]), **changes)  # type: ignore[arg-type]
+def graph(**changes: Any) -> FrozenGraph:
+    return replace(frozen_from_graph_def(mlp(), ["logits", "y"]), **changes)
 
 
 def info(name: str, key: str = "", dtype: str = "float32", shape: tuple[int | None, ...] = (None, 16)) -> TensorInfo:

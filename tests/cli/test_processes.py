@@ -67,11 +67,11 @@ def test_help_documents_exit_codes_and_every_command_has_an_example() -> None:
     text = " ".join(run([*PROGRAM, "--help"]).stdout.split())
     for part in ("Exit codes", "0 done", "2 the command line is wrong", "3 compare found", "130 interrupted"):
         assert part in text
-    from typer.main import get_command
+    from typer.main import get_group
 
     from tf_opt.cli.program import app
 
-    commands = get_command(app).commands  # type: ignore[attr-defined]
+    commands = get_group(app).commands
     leaves = {**{name: each for name, each in commands.items() if name != "cache"}, **commands["cache"].commands}
     assert len(leaves) == 8
     for name, each in leaves.items():

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from typer.main import get_command
+from typer.main import get_group
 
 from tests.cli.conftest import Invoke, Models
 from tf_opt.cli.program import app
@@ -26,7 +26,7 @@ def readme_commands() -> list[list[str]]:
 
 
 def examples() -> list[list[str]]:
-    commands = get_command(app).commands  # type: ignore[attr-defined]
+    commands = get_group(app).commands
     texts = [each.help for each in [*commands.values(), *commands["cache"].commands.values()]]
     return [shlex.split(line)[1:] for text in texts for line in re.findall(r"Example: (tf-opt .*)", text or "")]
 
@@ -40,7 +40,7 @@ def test_commands_of_the_readme_and_examples_of_the_help(
     Path("tokenizer_folder").symlink_to(models.hugging_face)
     Path("sentences.jsonl").symlink_to(models.texts)
     shown = readme_commands()
-    assert {command[0] for command in shown} == {*get_command(app).commands}  # type: ignore[attr-defined]
+    assert {command[0] for command in shown} == {*get_group(app).commands}
     # An example differs from a line of the README in what a reader may leave out.
     further = [example for example in examples() if not any(example == line[: len(example)] for line in shown)]
     for arguments in [*shown, *further]:

@@ -306,8 +306,11 @@ def test_segment_in_a_loop_has_no_feeds_and_says_why(tmp_path):
         try:
             x = tf.compat.v1.placeholder(tf.float32, [None, 16], name="x")
             weight = tf.constant(np.eye(16, dtype=np.float32) * 0.5)
-            body = lambda i, y: (i + 1, tf.nn.softmax(tf.nn.relu(tf.matmul(y, weight)) * 0.5))  # noqa: E731
-            _, y = tf.compat.v1.while_loop(lambda i, y: i < 3, body, [0, x])
+            _, y = tf.compat.v1.while_loop(
+                lambda step, _: step < 3,
+                lambda step, y: (step + 1, tf.nn.softmax(tf.nn.relu(tf.matmul(y, weight)) * 0.5)),
+                [0, x],
+            )
             tf.identity(y, name="y")
         finally:
             tf.compat.v1.enable_control_flow_v2()

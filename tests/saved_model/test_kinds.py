@@ -22,8 +22,8 @@ from tests.saved_model.saved_models import (
 )
 from tests.small_graphs import feed as mlp_feed
 from tests.small_graphs import mlp
-from tf_opt.folders import folder_bytes
 from tf_opt.freeze.models import frozen_from_graph_def
+from tf_opt.sizes import stored_bytes
 
 WEIGHT = np.random.default_rng(0).normal(size=(32, 32)).astype(np.float32)
 
@@ -139,7 +139,7 @@ def test_dropped_fallback_drops_the_weights_of_fp32(tmp_path: Path) -> None:
     report = reports[False]
     assert report.variable_bytes < 0.35 * reports[True].variable_bytes
     assert report.variable_bytes < 0.3 * report.original_bytes
-    assert abs(folder_bytes(tmp_path / "False") - report.optimized_bytes) < 100_000  # The report came later.
+    assert abs(stored_bytes(tmp_path / "False") - report.optimized_bytes) < 100_000  # The report came later.
     assert {tf.as_dtype(dtype) for dtype in stored_types(tmp_path / "False")} == {tf.int8}
 
 

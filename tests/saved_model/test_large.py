@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -65,10 +66,14 @@ def available_memory() -> int:
 
 @pytest.mark.slow
 def test_three_gigabytes(tmp_path: Path) -> None:
-    if (memory := available_memory()) < _NEEDED_MEMORY:
-        pytest.skip(f"needs 12 GiB of free memory; there are {memory / 2**30:.1f}")
-    if (disk := shutil.disk_usage(tmp_path).free) < _NEEDED_DISK:
-        pytest.skip(f"needs 8 GiB of free disk; there are {disk / 2**30:.1f}")
+    memory, disk = available_memory(), shutil.disk_usage(tmp_path).free
+    lacks_room = memory < _NEEDED_MEMORY or disk < _NEEDED_DISK
+    # Where memory ends the system kills processes, whichever they are. CI has to have it.
+    if lacks_room and not os.environ.get("CI"):
+        pytest.skip(
+            f"needs 12 GiB of free memory and 8 GiB of free disk; there are {memory / 2**30:.1f} and {disk / 2**30:.1f}"
+        )
+    assert not lacks_room
     original, optimized, expected = (tmp_path / name for name in ("original", "optimized", "expected.npy"))
     try:
         weights, peak = map(int, in_new_process(_OPTIMIZE, original, optimized, expected).split()[-2:])

@@ -34,8 +34,9 @@ def expand_groups(function: Callable[..., None]) -> Callable[..., None]:
 
     # By keyword, an option with a default may stand before an argument without one.
     keyword = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in parameters]
-    expanded.__signature__ = inspect.Signature(keyword)  # type: ignore[attr-defined]
-    expanded.__annotations__ = {each.name: each.annotation for each in keyword}
+    result: Any = expanded  # A function has no attribute for it, and inspect looks there first.
+    result.__signature__ = inspect.Signature(keyword)
+    result.__annotations__ = {each.name: each.annotation for each in keyword}
     return expanded
 
 

@@ -11,8 +11,8 @@ import typer
 from tf_opt.cli.cache_entries import KIND_NAMES, CacheEntries, CacheKind, cache_folder, list_entries, remove
 from tf_opt.cli.choices import one_of
 from tf_opt.cli.output import Output
-from tf_opt.cli.output_paths import format_bytes
 from tf_opt.cli.running import command
+from tf_opt.sizes import size_text
 
 cache_app = typer.Typer(
     help="Look at what tf_opt keeps on disk (TF_OPT_CACHE_DIR moves it), or remove it.", no_args_is_help=True
@@ -40,7 +40,7 @@ def list_cache(output: Output, kind: Annotated[list[str] | None, _KIND] = None) 
             table.add_column(name, justify="right", no_wrap=True)
         for each in entries:
             ages = [format_age(moment) for moment in (each.newest, each.oldest)]
-            table.add_row(each.kind.name, each.kind.what, str(len(each.files)), format_bytes(each.total_bytes), *ages)
+            table.add_row(each.kind.name, each.kind.what, str(len(each.files)), size_text(each.total_bytes), *ages)
         output.show(table)
     output.result({"folder": str(folder), "kinds": [_plain(each) for each in entries]})
 
@@ -59,7 +59,7 @@ def clear_cache(
     folder = cache_folder()
     entries = [each for each in list_entries(folder, _wanted(kind)) if each.files]
     files, size = sum(len(each.files) for each in entries), sum(each.total_bytes for each in entries)
-    what = f"{files} file{'' if files == 1 else 's'} ({format_bytes(size)}) in {folder}"
+    what = f"{files} file{'' if files == 1 else 's'} ({size_text(size)}) in {folder}"
     if files and not yes:
         if not is_asked():
             raise typer.BadParameter("without a terminal, nobody can be asked; say --yes.", param_hint="--yes")

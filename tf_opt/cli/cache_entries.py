@@ -56,9 +56,7 @@ KINDS = (
     CacheKind("calibrations", "ranges that int8 was calibrated with", "optimizations/calibrations", rf"{_KEY}\.int8"),
     CacheKind("plans", "TensorRT's engines for the GPUs here", "plans", rf"{_KEY}\.plan", b"TFOPTTRT"),
     CacheKind("timings", "how long TensorRT's kernels took", "timing_caches", r"[\w.+-]+\.timing", b"TFOPTTIM"),
-    CacheKind(
-        "ops", "compiled libraries of the native op", "", r"(libtf_opt_\w+-[0-9a-f]{20}\.so|[0-9a-f]{8}\.compiler)"
-    ),
+    CacheKind("ops", "compiled libraries of the native op", "", rf"({_OPS})"),
 )
 KIND_NAMES = tuple(kind.name for kind in KINDS)
 

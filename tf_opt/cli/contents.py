@@ -13,7 +13,6 @@ from tf_opt.cli.model_arguments import ModelArguments
 from tf_opt.cli.model_paths import ModelKind, weight_files
 from tf_opt.cli.models import read_model
 from tf_opt.cli.output import Output
-from tf_opt.cli.output_paths import size_of
 from tf_opt.cli.saved_model_files import Signature, choose_signatures, read_meta_graph, read_signatures
 from tf_opt.engines.blob import EngineBlob
 from tf_opt.errors import EngineBlobCorruptError, EngineBlobVersionError, ReportError
@@ -21,6 +20,7 @@ from tf_opt.passes.tf.splice import ENGINE_OP, NO_FALLBACK, NODE_COUNT_ATTRIBUTE
 from tf_opt.readable_graph import format_graph
 from tf_opt.report.json import load_report
 from tf_opt.saved_model.writer import REPORT_PATH
+from tf_opt.sizes import stored_bytes
 
 _PRECISION_OF = {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}
 
@@ -187,7 +187,7 @@ def _engine(node: Any, function: str) -> EngineContents:
 def _sizes(path: Path, kind: ModelKind) -> dict[str, int]:
     """Returns the bytes of the parts of a model; of a folder, by what lies in it, without what is no part of it."""
     if kind is ModelKind.SAVED_MODEL:
-        return {entry.name: size_of(entry) for entry in sorted(path.iterdir())}
+        return {entry.name: stored_bytes(entry) for entry in sorted(path.iterdir())}
     if kind is ModelKind.HUGGING_FACE:
-        return {entry.name: size_of(entry) for entry in [path / "config.json", *weight_files(path)]}
-    return {path.name: size_of(path)}
+        return {entry.name: stored_bytes(entry) for entry in [path / "config.json", *weight_files(path)]}
+    return {path.name: stored_bytes(path)}

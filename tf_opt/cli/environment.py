@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
 import re
@@ -35,7 +36,7 @@ def prepare_environment(output: Output, *, legacy_keras: bool) -> None:
         os.dup2(said.fileno(), 2)
         try:
             with output.doing("loading TensorFlow", stderr):
-                import tensorflow  # noqa: F401
+                importlib.import_module("tensorflow")
         finally:
             os.dup2(stderr.fileno(), 2)
             said.seek(0)

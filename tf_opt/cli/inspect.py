@@ -9,8 +9,8 @@ import typer
 
 from tf_opt.cli.model_arguments import ModelArguments, prepare
 from tf_opt.cli.output import Output
-from tf_opt.cli.output_paths import format_bytes
 from tf_opt.cli.running import command
+from tf_opt.sizes import size_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -37,7 +37,7 @@ def inspect(
 
     contents = read_contents(source, kind, model, output)
     listings = contents.listings() if graph else {}
-    output.show(f"{source}: {kind.value}, {format_bytes(contents.total_bytes)}", _sizes(contents))
+    output.show(f"{source}: {kind.value}, {size_text(contents.total_bytes)}", _sizes(contents))
     output.show(_signatures(contents))
     output.show(_engines(contents) if contents.engines else "No engines.")
     if contents.report_problem:
@@ -62,7 +62,7 @@ def _table(*columns: str, **options: Any) -> Table:
 def _sizes(contents: Contents) -> Table:
     table = _table("part", "size", title="Files")
     for name, size in contents.sizes.items():
-        table.add_row(name, format_bytes(size))
+        table.add_row(name, size_text(size))
     return table
 
 
@@ -87,7 +87,7 @@ def _engines(contents: Contents) -> Table:
             f"{engine.runtime} {engine.library_version}" if not engine.problem else f"unreadable: {engine.problem}",
             engine.precision,
             "" if engine.nodes is None else str(engine.nodes),
-            format_bytes(engine.stored_bytes),
+            size_text(engine.stored_bytes),
             "yes" if engine.fallback else "no",
         )
     return table

@@ -13,11 +13,12 @@ from tf_opt.cli.feed_arguments import FeedArguments
 from tf_opt.cli.model_arguments import ModelArguments, prepare
 from tf_opt.cli.option_arguments import OptimizeArguments, SegmentArguments, optimizer_keywords
 from tf_opt.cli.output import Output
-from tf_opt.cli.output_paths import check_output, check_report, format_bytes, size_of
+from tf_opt.cli.output_paths import check_output, check_report
 from tf_opt.cli.quantization_arguments import QuantizationArguments
 from tf_opt.cli.running import command
 from tf_opt.cli.tensorrt_arguments import TensorRTArguments
 from tf_opt.files import write_text
+from tf_opt.sizes import size_text, stored_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -94,12 +95,12 @@ def optimize(
     if not output.as_json:
         report.print(output.console())
     figures = {
-        "input_bytes": size_of(source),
-        "output_bytes": size_of(target),
+        "input_bytes": stored_bytes(source),
+        "output_bytes": stored_bytes(target),
         "seconds": time.perf_counter() - started,
     }
     output.show(
-        f"{target}: {format_bytes(figures['output_bytes'])}, from {format_bytes(figures['input_bytes'])}, in "
+        f"{target}: {size_text(figures['output_bytes'])}, from {size_text(figures['input_bytes'])}, in "
         f"{figures['seconds']:.1f} s"
     )
     content = {"input": str(source), "kind": kind.value, "output": str(target), "feeds": feeds.describe()}

@@ -94,19 +94,3 @@ def check_folder_of(path: Path) -> None:
         raise OutputPathError(f"{folder} is no folder, so {path.name} cannot be written into it. Name another path.")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OutputPathError(f"The folder {folder} cannot be written to. Name another path, or allow it.")
-
-
-def size_of(path: Path) -> int:
-    """Returns the bytes of a file, or of all files in a folder."""
-    if path.is_dir():
-        return sum(each.stat().st_size for each in path.rglob("*") if each.is_file())
-    return path.stat().st_size
-
-
-def format_bytes(count: float) -> str:
-    """Returns a size for people: "512 B", "1.5 MiB"."""
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.2f} GiB"

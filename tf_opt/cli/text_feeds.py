@@ -52,11 +52,12 @@ def text_feeds(
     def tokenize(given: list[str]) -> Any:
         return tokenizer(given, truncation=True, max_length=limit, verbose=False)
 
-    tokenize.pad_token_id = tokenizer.pad_token_id  # type: ignore[attr-defined]
     taken = _taken_inputs(tokenizer, inputs, names)
     dtypes = {info.key: info.dtype for info in inputs}
     buckets = [length for length in DEFAULT_BUCKETS if length < limit] + [limit]
-    batches = text_batches(texts, tokenize, batch_size=batch_size, buckets=buckets, inputs=taken)
+    batches = text_batches(
+        texts, tokenize, batch_size=batch_size, buckets=buckets, inputs=taken, padding_id=tokenizer.pad_token_id
+    )
     return [{key: array.astype(dtypes[key]) for key, array in batch.feed.items()} for batch in batches]
 
 

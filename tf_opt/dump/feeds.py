@@ -59,7 +59,7 @@ def write_feeds(
         values = border_values(light, weights, segment, chosen)
     except CalibrationError as error:
         return False, str(error)
-    arrays: dict[str, Array] = {}
+    arrays: dict[str, Any] = {}  # What savez takes by keyword besides arrays has another type.
     total = kept = 0
     for sample in values:
         size = sum(array.nbytes for array in sample.values())
@@ -72,7 +72,7 @@ def write_feeds(
     if not kept:
         return False, reason
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]  # Its stub takes **arrays for allow_pickle.
+    np.savez(buffer, **arrays)
     write_dump(path, buffer.getvalue())
     return True, reason
 

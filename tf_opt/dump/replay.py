@@ -24,18 +24,18 @@ from tf_opt.comparison import Comparison, compare
 from tf_opt.dump.feeds import read_feeds
 from tf_opt.dump.records import SegmentRecord, load_record
 from tf_opt.dump.replay_engine import EngineSource, ReplayedEngine
-from tf_opt.dump.weights import DumpedWeights, constant_node
+from tf_opt.dump.weights import DumpedWeights
 from tf_opt.errors import DumpError, EngineRunError, TfOptError
 from tf_opt.feeds import feed_shapes
 from tf_opt.ops.build import load as load_op
 from tf_opt.paired_comparison import PairedComparison, paired_comparison
-from tf_opt.passes.tf.extract import INPUT_PREFIX, OUTPUT_PREFIX, WEIGHT_PREFIX
+from tf_opt.passes.tf.extract import INPUT_PREFIX, OUTPUT_PREFIX, WEIGHT_PREFIX, dtype_enum
 from tf_opt.passes.tf.segment import Segment
 from tf_opt.passes.tf.splice import EngineNode, splice_segments
 from tf_opt.tensor_info import TensorInfo, node_name, tensor_name
 from tf_opt.terminal import default_console
 from tf_opt.trial import Trial, describe_shapes
-from tf_opt.weights import WeightStore, is_weight
+from tf_opt.weights import WeightStore, constant_node, is_weight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ def replay(
     spliced, constants = _with_engine(light, record, chosen)
     for number, info in enumerate(record.weights):
         name, key = f"{WEIGHT_PREFIX}{number}", node_name(info.name)
-        constants[name] = constant_node(name, dumped.array(key), info.dtype)
+        constants[name] = constant_node(name, dumped.array(key), dtype_enum(info.dtype))
     outputs = [f"{OUTPUT_PREFIX}{number}:0" for number in range(len(record.outputs))]
     try:
         with Trial(light, spliced, WeightStore(constants), outputs, feeds) as trial:
@@ -139,7 +139,7 @@ def _with_engine(light: GraphDef, record: SegmentRecord, engine: ReplayedEngine)
             continue
         name = f"{record.name}/derived_{number}"
         infos.append(TensorInfo(name=f"{name}:0", dtype=weight.dtype, shape=tuple(weight.array.shape)))
-        constants[name] = constant_node(name, weight.array, weight.dtype)
+        constants[name] = constant_node(name, weight.array, dtype_enum(weight.dtype))
     node = EngineNode(
         segment=segment,
         runtime=engine.runtime,

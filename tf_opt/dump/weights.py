@@ -22,14 +22,13 @@ import onnx
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow.core.framework.graph_pb2 import GraphDef
-from tensorflow.core.framework.node_def_pb2 import NodeDef
 
 from tf_opt.errors import DumpError, InvalidGraphError, did_you_mean
 from tf_opt.files import dump_error, write_dump
 from tf_opt.passes.onnx.segment_weights import WEIGHT_PREFIX
-from tf_opt.passes.tf.extract import dtype_enum, shape_proto
+from tf_opt.passes.tf.extract import dtype_enum
 from tf_opt.plain_data import from_plain, to_plain
-from tf_opt.weights import WeightStore, attach_weights, is_weight
+from tf_opt.weights import WeightStore, attach_weights, constant_node, is_weight
 
 DATA_FILE, INDEX_FILE = "weights.data", "weights.json"
 
@@ -220,23 +219,6 @@ class DumpedWeights(Mapping[str, DumpedWeight]):
         return array
 
 
-def constant_node(name: str, array: np.ndarray[Any, Any], dtype: str) -> NodeDef:
-    """Returns a Const node.
-
-    Args:
-        name: Its name.
-        array: Its values.
-        dtype: TensorFlow's name of the element type.
-    """
-    constant = NodeDef(name=name, op="Const")
-    constant.attr["dtype"].type = dtype_enum(dtype)
-    tensor = constant.attr["value"].tensor
-    tensor.dtype = dtype_enum(dtype)
-    tensor.tensor_shape.CopyFrom(shape_proto(array.shape))
-    tensor.tensor_content = array.tobytes()
-    return constant
-
-
 def load_dumped_graph(path: str | os.PathLike[str]) -> GraphDef:
     """Returns a GraphDef of a dump with its constants.
 
@@ -263,5 +245,5 @@ def load_dumped_graph(path: str | os.PathLike[str]) -> GraphDef:
         raise InvalidGraphError(f"{file} is no GraphDef: {error}.") from error
     weights = DumpedWeights(folder)
     names = [node.name for node in light.node if is_weight(node)]
-    constants = {name: constant_node(name, weights.array(name), weights[name].dtype) for name in names}
+    constants = {name: constant_node(name, weights.array(name), dtype_enum(weights[name].dtype)) for name in names}
     return attach_weights(light, WeightStore(constants))

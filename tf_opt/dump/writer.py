@@ -46,8 +46,9 @@ from tf_opt.files import dump_error, write_dump
 from tf_opt.passes.onnx.segment_weights import SegmentWeight
 from tf_opt.passes.tf.segment import Segment
 from tf_opt.plain_data import to_plain
-from tf_opt.readable_graph import format_graph, size_text
+from tf_opt.readable_graph import format_graph
 from tf_opt.report.optimization import OptimizationReport
+from tf_opt.sizes import size_text
 from tf_opt.tensor_info import node_name
 from tf_opt.weights import WeightStore, is_weight
 

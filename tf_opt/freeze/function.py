@@ -1,8 +1,8 @@
 """Freezes a ConcreteFunction: the step that every model format comes down to.
 
     inline      (Grappler)         calls of functions → their nodes; If and While stay one node each
-    convert     freeze_weights     captured variables → weight placeholders, through the bodies of If and While too
-    clean       freeze_cleanup     Assert, StopGradient, Identity chains, unreachable nodes
+    convert     weights            captured variables → weight placeholders, through the bodies of If and While too
+    clean       cleanup            Assert, StopGradient, Identity chains, unreachable nodes
     fill                           weight placeholders → Const, in place
 
 Only the last step touches the bytes of the weights, one variable at a time.

@@ -21,8 +21,9 @@ from tf_opt.report.optimization import Measurement, OptimizationReport, Precisio
 from tf_opt.report.output import ReportOutput
 from tf_opt.report.picture import Picture, draw
 from tf_opt.report.saved_model import SavedModelReport
-from tf_opt.report.text import runs_as, size_text
+from tf_opt.report.text import runs_as
 from tf_opt.report.verdict import Verdict, is_analysis, saved_model_verdict, verdict
+from tf_opt.sizes import size_text
 
 
 def report_page(report: ReportOutput) -> str:

@@ -23,7 +23,7 @@ SCHEMA_VERSION = 1
 _SCHEMA_ADDRESS = "https://json-schema.org/draft/2020-12/schema"
 
 
-def _report_kinds() -> dict[str, type[ReportOutput]]:
+def _report_kinds() -> dict[str, type[OptimizationReport] | type[SavedModelReport]]:
     """Returns the reports by what they call themselves in JSON."""
     return {"optimization": OptimizationReport, "saved_model": SavedModelReport}
 
@@ -82,7 +82,8 @@ def load_report(path_or_text: str | Path) -> OptimizationReport | SavedModelRepo
             f"{SCHEMA_VERSION}. Read it with the tf_opt that wrote it, or make it again."
         )
     try:
-        return from_plain(kinds[content["kind"]], content, lenient=True)  # type: ignore[return-value]
+        kind: type[OptimizationReport | SavedModelReport] = kinds[content["kind"]]
+        return from_plain(kind, content, lenient=True)
     except TypeError as error:
         raise ReportError(f"{what} is a damaged report: {error}. Make it again.") from error
 

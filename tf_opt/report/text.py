@@ -17,6 +17,7 @@ from tf_opt.report.optimization import OptimizationReport, RefusedNode, SegmentR
 from tf_opt.report.output import ReportOutput
 from tf_opt.report.saved_model import SavedModelReport
 from tf_opt.report.verdict import count, is_analysis, saved_model_verdict, verdict
+from tf_opt.sizes import size_text
 
 MAXIMUM_ROWS = 40
 """A table of more rows than this ends with how many there are more; the page has them all."""
@@ -50,15 +51,6 @@ def runs_as(segment: SegmentReport) -> str:
     if segment.adopted:
         return f"{segment.library}, {segment.precision}"
     return f"TensorFlow: {segment.reason or 'nothing was built'}"
-
-
-def size_text(size: float) -> str:
-    """Returns a number of bytes in the unit in which it reads well."""
-    for unit in ("bytes", "KiB", "MiB"):
-        if abs(size) < 1024:
-            return f"{size:.0f} bytes" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.2f} GiB"
 
 
 def _saved_model(report: SavedModelReport) -> Group:

@@ -12,7 +12,6 @@ import tensorflow as tf
 
 from tf_opt.errors import FreezeError, InvalidFeedError
 from tf_opt.feeds import Feed
-from tf_opt.folders import folder_bytes
 from tf_opt.light_graph import LightGraph
 from tf_opt.optimizer import Tf2TrtOpt
 from tf_opt.report.optimization import OptimizationReport
@@ -30,6 +29,7 @@ from tf_opt.saved_model.writer import (
     write_content,
     write_copy,
 )
+from tf_opt.sizes import stored_bytes
 from tf_opt.tensor_info import TensorInfo
 from tf_opt.terminal import stage_progress
 
@@ -223,8 +223,8 @@ class Conversion:
         return SavedModelReport(
             signatures={name: reports[name] for name in self.model.signatures if name in reports},
             unconverted=self.unconverted,
-            original_bytes=folder_bytes(self.model.folder),
-            optimized_bytes=folder_bytes(folder),
+            original_bytes=stored_bytes(self.model.folder),
+            optimized_bytes=stored_bytes(folder),
             variable_bytes=variable_bytes(folder),
             engine_bytes=sum(engine_bytes(each.result.graph_def) for each in self.optimized),
             endpoints=self.endpoint_reports,

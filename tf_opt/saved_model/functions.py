@@ -206,8 +206,9 @@ def endpoint_function(
         results = call({info.key: tensor for info, tensor in zip(inputs, tensors, strict=True)})
         return tf.nest.pack_sequence_as(concrete.structured_outputs, [results[info.key] for info in outputs])
 
-    endpoint.__signature__ = _python_signature(original.function_spec.fullargspec)  # type: ignore[attr-defined]
-    function = tf.function(endpoint, autograph=False)
+    signed: Any = endpoint  # A function has no attribute for it, and inspect looks there first.
+    signed.__signature__ = _python_signature(original.function_spec.fullargspec)
+    function = tf.function(signed, autograph=False)
     function.get_concrete_function(*arguments, **keywords)
     return function
 

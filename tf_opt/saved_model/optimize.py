@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 from tf_opt.errors import InvalidOptionError
 from tf_opt.feeds import Feed
-from tf_opt.folders import check_output_folder, folder_bytes
+from tf_opt.folders import check_output_folder
 from tf_opt.frozen_graph import FrozenGraph
 from tf_opt.light_graph import light_graph
 from tf_opt.optimizer import Tf2TrtOpt
@@ -28,6 +28,7 @@ from tf_opt.saved_model.functions import GraphFunction, signature_function
 from tf_opt.saved_model.source import chosen_signatures, load_saved_model
 from tf_opt.saved_model.weights import WeightVariables
 from tf_opt.saved_model.writer import SavedModelContent, engine_bytes, variable_bytes, write_content
+from tf_opt.sizes import stored_bytes
 
 Feeds: TypeAlias = Sequence[Feed] | Mapping[str, Sequence[Feed]]
 """Feeds for all signatures, or a list of them for each, by its name."""
@@ -130,7 +131,7 @@ def save_saved_model(
             signatures={} if report is None else {signature: report},
             unconverted={signature: "It was written as it was given."} if report is None else {},
             original_bytes=frozen.size_bytes,
-            optimized_bytes=folder_bytes(folder),
+            optimized_bytes=stored_bytes(folder),
             variable_bytes=variable_bytes(folder),
             engine_bytes=engine_bytes(model.graph_def),
         )

@@ -13,9 +13,10 @@ from tensorflow.core.framework import graph_pb2
 from tensorflow.python.checkpoint.graph_view import ObjectGraphView
 from tensorflow.python.trackable.resource import CapturableResource, TrackableResource
 
-from tf_opt.folders import folder_bytes, writing_folder
+from tf_opt.folders import writing_folder
 from tf_opt.passes.tf.splice import ENGINE_OP
 from tf_opt.report.saved_model import SavedModelReport
+from tf_opt.sizes import stored_bytes
 
 REPORT_PATH = Path("assets.extra") / "tf_opt_report.json"
 """Where a SavedModel that is written here has its report."""
@@ -87,7 +88,7 @@ def _add_report(folder: Path, make: Callable[[Path], SavedModelReport]) -> Saved
 
 def variable_bytes(folder: Path) -> int:
     """Returns the size of the weights in a SavedModel."""
-    return folder_bytes(folder / "variables") if (folder / "variables").is_dir() else 0
+    return stored_bytes(folder / "variables") if (folder / "variables").is_dir() else 0
 
 
 def engine_bytes(graph_def: graph_pb2.GraphDef) -> int:
