@@ -58,22 +58,7 @@ STEPS = ("load", "first_answer", "second_answer")
 
 def write_original(folder: Path, layers: int) -> tf_opt.FrozenGraph:
     """Writes a BERT with random weights as a SavedModel; returns it frozen, to make feeds for."""
-    model = bert_models.random_bert(num_hidden_layers=layers)
-    specs = {
-        name: tf.TensorSpec([None, None], tf.int32, name=name)
-        for name in ("input_ids", "attention_mask", "token_type_ids")
-    }
-
-    class Serving(tf.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        @tf.function(input_signature=[specs])
-        def serve(self, inputs: Any) -> Any:
-            return {key: value for key, value in self.model(inputs, training=False).items() if value is not None}
-
-    module = Serving()
+    module = bert_models.serving_module(bert_models.random_bert(num_hidden_layers=layers))
     tf.saved_model.save(module, str(folder), signatures=module.serve)
     return tf_opt.freeze_concrete_function(module.serve.get_concrete_function())
 

@@ -81,6 +81,19 @@ def test_numbers_of_numpy_become_python_numbers():
     assert json.loads(json.dumps(plain))["pair"] == [0.5, 1]
 
 
+def test_numbers_that_json_has_not_are_written_as_their_names():
+    content = {
+        "a": (math.inf, {"b": [np.float32("nan"), -math.inf]}),
+        "c": Outer(count=1, pair=(math.inf, 2)),
+        "d": 0.5,
+    }
+    plain = to_plain(content, finite=True)
+    assert plain["a"] == ["Infinity", {"b": ["NaN", "-Infinity"]}]
+    assert plain["d"] == 0.5
+    assert from_plain(Outer, plain["c"]) == content["c"]
+    assert to_plain(content)["a"][0] == math.inf
+
+
 @pytest.mark.parametrize(
     "change",
     [

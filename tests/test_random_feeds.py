@@ -142,7 +142,7 @@ def test_shapes_that_do_not_fit() -> None:
         random_feeds(frozen, {"x": (2, 4)})
     with pytest.raises(InvalidFeedError, match=r"no input 'xx'"):
         random_feeds(frozen, {"xx": (2, 3)})
-    with pytest.raises(InvalidFeedError, match=r"y:0 .*cannot be made up.*shapes=\{'y': \(\.\.\.\)\}"):
+    with pytest.raises(InvalidFeedError, match=r"y:0 .*cannot be made up. Give a shape for 'y'"):
         random_feeds(frozen, {"z": (1,)})
     with pytest.raises(InvalidFeedError, match=r"z:0 float32 <unknown rank> .*cannot be made up"):
         random_feeds(frozen, {"y": (1, 2, 3)})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections.abc
 import dataclasses
 import functools
+import math
 import types
 import typing
 from typing import Any, TypeVar
@@ -14,32 +15,35 @@ import numpy as np
 T = TypeVar("T")
 
 
-def to_plain(value: Any) -> Any:
+NOT_FINITE = ("Infinity", "-Infinity", "NaN")
+"""How numbers are written that JSON has none for; `from_plain` reads these strings as numbers too."""
+
+
+def to_plain(value: Any, *, finite: bool = False) -> Any:
     """Returns `value` as dicts, lists, numbers, strings and None.
 
     Args:
         value: A dataclass instance, a mapping with string keys, a sequence, a number (NumPy's too), a string or None.
+        finite: Whether numbers that JSON has none for become the strings of `NOT_FINITE`.
 
     Raises:
         TypeError: It holds something else.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {field.name: to_plain(getattr(value, field.name), finite=finite) for field in dataclasses.fields(value)}
     if isinstance(value, collections.abc.Mapping):
         if not all(isinstance(key, str) for key in value):
             raise TypeError("plain data has strings as keys")
-        return {key: to_plain(item) for key, item in value.items()}
+        return {key: to_plain(item, finite=finite) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [to_plain(item) for item in value]
+        return [to_plain(item, finite=finite) for item in value]
     if isinstance(value, np.generic):
         value = value.item()
+    if finite and isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise TypeError(f"{type(value).__name__} is no plain data")
-
-
-NOT_FINITE = ("Infinity", "-Infinity", "NaN")
-"""How numbers are written that JSON has none for; `from_plain` reads these strings as numbers too."""
 
 
 def from_plain(kind: type[T], data: Any, *, lenient: bool = False) -> T:

@@ -105,7 +105,7 @@ def _shape(info: TensorInfo, given: Mapping[str, tuple[int, ...]], batch: int, s
             return sizes
     if info.shape is None or any(size is None for size in info.shape[2:]):
         raise InvalidFeedError(
-            f"The input {info} has dimensions that cannot be made up. Give its shape: shapes={{{info.key!r}: (...)}}."
+            f"The input {info} has dimensions that cannot be made up. Give a shape for {info.key!r}."
         )
     sizes = tuple(
         size if size is not None else (batch if axis == 0 else sequence) for axis, size in enumerate(info.shape)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import onnx_ir as ir
 import tensorflow as tf
@@ -20,7 +20,7 @@ from tensorflow.core.framework import graph_pb2, node_def_pb2
 
 from tf_opt.adoption import Candidate
 from tf_opt.dump.writer import Dump
-from tf_opt.engines.base import EngineBackend, SegmentModel, ShapeProfile
+from tf_opt.engines.base import EngineBackend, FloatingType, SegmentModel, ShapeProfile
 from tf_opt.errors import EngineBuildError, PassError, SkipPaddingError
 from tf_opt.export import export_segment
 from tf_opt.options import Options
@@ -43,8 +43,6 @@ Stage: TypeAlias = Callable[[str], AbstractContextManager[None]]
 
 Profiles: TypeAlias = Callable[[graph_pb2.GraphDef, WeightStore, Segment], tuple[ShapeProfile, ...]]
 """Returns the shapes that a segment has to serve."""
-
-FloatingType: TypeAlias = Literal["fp32", "fp16", "bf16"]
 
 
 @dataclass(frozen=True, kw_only=True)

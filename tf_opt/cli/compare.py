@@ -56,10 +56,11 @@ def compare(
 
     first, second = (read_model(path, kind, model, output) for path, kind in zip((a, b), kinds, strict=True))
     pairs = {key: (graph, aligned(other, graph, b, a)) for key, (graph, other) in matched(first, second).items()}
+    made = feeds.feeds_by_signature({key: graph for key, (graph, _) in pairs.items()})
     comparisons = {}
     for key, (graph, other) in pairs.items():
         with output.doing(f"comparing {key or 'outputs'}"):
-            comparisons[key] = compare_graphs(graph, other, feeds.feeds(graph), rtol, atol, mask=mask, show=False)
+            comparisons[key] = compare_graphs(graph, other, made[key], rtol, atol, mask=mask, show=False)
     output.note(feeds.describe())
     for key, comparison in comparisons.items():
         output.show(*([f"Signature {key}"] if key else []), comparison.table())

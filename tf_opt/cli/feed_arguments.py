@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import re
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tf_opt.cli.shapes import ShapeSpecification, combinations, parse_shapes
+from tf_opt.errors import FeedFileError, InvalidFeedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -185,12 +187,16 @@ class FeedSource:
         ]
 
     def feeds_by_signature(self, graphs: Mapping[str, FrozenGraph]) -> dict[str, list[Feed]]:
-        """Returns random feeds for several graphs, each of which takes the shapes of its own inputs.
+        """Returns the feeds of several graphs; of the shapes for random ones, each takes those of its own inputs.
+
+        Args:
+            graphs: The graphs by signature; the key is empty where the model has one way to be called.
 
         Raises:
-            InvalidFeedError: No graph has an input of that name, or a shape does not fit or is missing.
+            InvalidFeedError: As at `feeds`, with the signature it is about; or no graph has an input of that name.
         """
-        from tf_opt.errors import InvalidFeedError
+        if not self.is_random:
+            return self.read_by_signature({key: frozen.inputs for key, frozen in graphs.items()})
         from tf_opt.frozen_graph import find_tensor
 
         inputs = [info for frozen in graphs.values() for info in frozen.inputs]
@@ -199,13 +205,16 @@ class FeedSource:
         found = {}
         for key, frozen in graphs.items():
             own = tuple(shape for shape in self.shapes if find_tensor(frozen.inputs, shape.name) is not None)
-            try:
+            with _naming_signature(key, "--shape gives shapes of inputs, --signature leaves signatures out."):
                 found[key] = replace(self, shapes=own).feeds(frozen)
-            except InvalidFeedError as error:
-                message = re.sub(r"shapes=\{'(.*?)': \(\.\.\.\)\}", r"--shape \1=...", str(error))
-                raise InvalidFeedError(
-                    f"The signature {key!r}: {message} --signature leaves signatures out."
-                ) from error
+        return found
+
+    def read_by_signature(self, inputs: Mapping[str, Sequence[TensorInfo]]) -> dict[str, list[Feed]]:
+        """Returns the feeds that files hold, for each signature checked against its inputs; raises as `feeds`."""
+        found = {}
+        for key, infos in inputs.items():
+            with _naming_signature(key, "--signature leaves signatures out."):
+                found[key] = self.read(infos)
         return found
 
     def read(self, inputs: Sequence[TensorInfo]) -> list[Feed]:
@@ -224,7 +233,6 @@ class FeedSource:
                 maximum_length=self.arguments.maximum_length,
             )
         from tf_opt.cli.feed_files import read_arrays
-        from tf_opt.errors import FeedFileError, InvalidFeedError
 
         feeds: list[Feed] = []
         for path in self.arguments.feeds or ():
@@ -235,6 +243,17 @@ class FeedSource:
                 raise FeedFileError(f"{path}: {str(error).removeprefix('Feed 0: ')}") from error
             feeds.append(arrays)
         return feeds
+
+
+@contextlib.contextmanager
+def _naming_signature(key: str, advice: str) -> Iterator[None]:
+    """Says in an error of feeds which signature they were for; there is no key where there are no signatures."""
+    try:
+        yield
+    except InvalidFeedError as error:
+        if not key:
+            raise
+        raise type(error)(f"The signature {key!r}: {error} {advice}") from error
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from tf_opt.cli.output import Output
 from tf_opt.cli.output_paths import is_graph_file
 from tf_opt.cli.saved_model_files import choose_signatures, read_signatures
 from tf_opt.engine_selection import select_engines
-from tf_opt.errors import InvalidFeedError, UnsupportedPrecisionError
+from tf_opt.errors import UnsupportedPrecisionError
 from tf_opt.feeds import Feed
 from tf_opt.optimizer import Tf2TrtOpt
 from tf_opt.optimizer_inputs import resolve_precision
@@ -63,15 +63,14 @@ class Optimization:
     def _saved_model(self, output: Output) -> ReportOutput:
         known = read_signatures(self.source, self.model.tag)
         chosen = choose_signatures(known, self.model.signature, self.source)
-        feeds: dict[str, Sequence[Feed]] | None = None
+        inputs = {key: signature.inputs for key, signature in chosen.items()}
+        feeds: dict[str, list[Feed]] | None = None
         if self.feeds.is_random and self.feeds.is_asked_for:
             graphs = read_model(self.source, self.kind, self.model, output).graphs
-            feeds = dict(self.feeds.feeds_by_signature(graphs))
+            feeds = self.feeds.feeds_by_signature(graphs)
         elif not self.feeds.is_random:
-            feeds = {key: _fed(key, self.feeds, signature.inputs) for key, signature in chosen.items()}
-        calibration = None
-        if self.calibration is not None:
-            calibration = {key: _fed(key, self.calibration, signature.inputs) for key, signature in chosen.items()}
+            feeds = self.feeds.read_by_signature(inputs)
+        calibration = None if self.calibration is None else self.calibration.read_by_signature(inputs)
         keywords = dict(self.keywords)
         return optimize_saved_model(
             self.source,
@@ -121,13 +120,3 @@ def check_device(options: Options, *, disable_fp16: bool) -> None:
         else:
             return
     raise refusals[0]
-
-
-def _fed(key: str, source: FeedSource, inputs: Any) -> Sequence[Feed]:
-    """Returns the feeds that files hold for a signature."""
-    try:
-        return source.read(inputs)
-    except InvalidFeedError as error:
-        raise type(error)(
-            f"{error} This is what the signature {key!r} takes; choose others with --signature."
-        ) from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -76,7 +75,10 @@ class Output:
     def result(self, content: Mapping[str, Any]) -> None:
         """Prints the result for programs; nothing without --json."""
         if self.as_json:
-            self.stdout.write(json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+            from tf_opt.plain_data import to_plain
+
+            text = json.dumps(to_plain(content, finite=True), indent=2, ensure_ascii=False, allow_nan=False)
+            self.stdout.write(text + "\n")
             self.stdout.flush()
 
     def note(self, text: str) -> None:
@@ -109,14 +111,3 @@ def _console(file: Any) -> Console:
     if console.is_terminal or "COLUMNS" in os.environ:
         return console
     return Console(file=file, width=_WIDTH_WITHOUT_TERMINAL)
-
-
-def _plain(value: Any) -> Any:
-    """Returns what JSON can hold: NaN and infinities, which it cannot, become strings as in reports."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    return value

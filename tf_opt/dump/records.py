@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from tf_opt.engines.base import FloatingType
 from tf_opt.errors import DumpError
 from tf_opt.plain_data import from_plain
 from tf_opt.tensor_info import TensorInfo
@@ -29,7 +30,7 @@ class EngineRecord:
         name: What the files and `--engine` call it, such as "openvino_fp32".
         engine: The backend.
         precision: What the report calls its precision.
-        sixteen_bit: A 16-bit type that it may compute in although the model does not state it.
+        sixteen_bit: See `SegmentModel.sixteen_bit`.
         model: File of the ONNX model that it was built of.
         weights: Names in `weights.json` of the model's `weight_<i>`.
         log: File of what was said while it was built.
@@ -42,7 +43,7 @@ class EngineRecord:
     name: str
     engine: str
     precision: str
-    sixteen_bit: str
+    sixteen_bit: FloatingType
     model: str
     weights: tuple[str, ...]
     log: str

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
 
 from tf_opt.dump.records import EngineRecord, SegmentRecord
 from tf_opt.dump.weights import DumpedWeights, model_without_weights
 from tf_opt.engines import create_backend, engine_names
-from tf_opt.engines.base import EngineBackend, SegmentModel, ShapeProfile
+from tf_opt.engines.base import EngineBackend, FloatingType, SegmentModel, ShapeProfile
 from tf_opt.errors import DumpError, EngineBuildError, did_you_mean
 from tf_opt.feeds import Array
 from tf_opt.passes.onnx.pass_base import OnnxPipeline
@@ -150,7 +149,7 @@ class EngineSource:
         backend: EngineBackend,
         model: bytes,
         weights: Sequence[EngineWeight],
-        sixteen_bit: str = "fp32",
+        sixteen_bit: FloatingType = "fp32",
     ) -> ReplayedEngine:
         segment = SegmentModel(
             name=self._record.name,
@@ -162,7 +161,7 @@ class EngineSource:
                 for number, each in enumerate(weights)
             ),
             weight_array=lambda index: weights[index].array,
-            sixteen_bit=cast(Literal["fp32", "fp16", "bf16"], sixteen_bit),
+            sixteen_bit=sixteen_bit,
         )
         engine = backend.build(segment, self._profiles() if backend.wants_profiles else ())
         return ReplayedEngine(

@@ -39,7 +39,7 @@ from tf_opt.dump.feeds import write_feeds
 from tf_opt.dump.index import index_text
 from tf_opt.dump.records import EngineRecord, ProfileRecord, SegmentRecord
 from tf_opt.dump.weights import SEGMENTS_FOLDER, WeightFile, model_with_weights
-from tf_opt.engines.base import Engine, ShapeProfile
+from tf_opt.engines.base import Engine, FloatingType, ShapeProfile
 from tf_opt.errors import DumpError
 from tf_opt.feeds import NormalizedFeed
 from tf_opt.files import dump_error, write_dump
@@ -266,7 +266,9 @@ class SegmentDump:
         self.record = replace(self.record, profiles=records)
         self._save()
 
-    def building(self, precision: str, sixteen_bit: str, model: bytes, sources: Sequence[SegmentWeight]) -> EngineDump:
+    def building(
+        self, precision: str, sixteen_bit: FloatingType, model: bytes, sources: Sequence[SegmentWeight]
+    ) -> EngineDump:
         """Writes the model that an engine is about to be built of, and returns where to say how it went.
 
         Args:

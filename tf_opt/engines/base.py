@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from tf_opt.engines.blob import EngineBlob
 from tf_opt.errors import EngineBuildError
 from tf_opt.onnx_target import OnnxTarget
 from tf_opt.tensor_info import TensorInfo
+
+FloatingType: TypeAlias = Literal["fp32", "fp16", "bf16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +71,7 @@ class SegmentModel:
     outputs: tuple[TensorInfo, ...]
     weights: tuple[TensorInfo, ...] = ()
     weight_array: Callable[[int], np.ndarray[Any, Any]] = field(repr=False)
-    sixteen_bit: Literal["fp32", "fp16", "bf16"] = "fp32"
+    sixteen_bit: FloatingType = "fp32"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,9 +33,8 @@ def report_page(report: ReportOutput) -> str:
         TypeError: It is no report that this module knows.
     """
     environment = _environment()
-    style, script = (
-        (files("tf_opt") / "templates" / name).read_text(encoding="utf-8") for name in ("report.css", "report.js")
-    )
+    templates = files("tf_opt.report") / "templates"
+    style, script = ((templates / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     frame = {"style": style, "script": script, "script_digest": f"sha256-{digest}"}
     if isinstance(report, OptimizationReport):
@@ -207,7 +206,7 @@ def _interval(measurement: Measurement) -> str:
 def _environment() -> Environment:
     """Returns the templates and what they call. Escaping is on in all of them, whatever their names end in."""
     environment = Environment(
-        loader=PackageLoader("tf_opt", "templates"),
+        loader=PackageLoader("tf_opt.report", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
