@@ -80,8 +80,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # A stable sort: the order stays as it is otherwise, and a quick test that fails is seen first.
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
     for item in items:
-        if item.get_closest_marker("slow") is not None:
-            # Tracing real models line by line takes half as long again, and finds no line that quick tests do not.
-            item.add_marker(pytest.mark.no_cover)
         if item.get_closest_marker("gpu") is not None and (reason := why_no_gpu()) is not None:
             item.add_marker(pytest.mark.skip(reason=f"needs a GPU: {reason}"))

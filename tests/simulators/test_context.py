@@ -11,6 +11,7 @@ from tests.simulators.small_contexts import allocator_of, data_dependent, mortal
 from tests.simulators.tensorrt import models
 from tests.simulators.tensorrt.fixture import Simulation, simulated_tensorrt
 from tests.simulators.tensorrt.questions import BATCHES, Asked, growing_allocator
+from tests.simulators.tensorrt.violations import SimulatorError
 from tf_opt.errors import CudaError
 
 FLOAT = TensorProto.FLOAT
@@ -251,6 +252,21 @@ def test_context_destroyed_while_it_has_work(simulation: Simulation, asked: Aske
     with simulation.violations.expected("destroyed while"):
         del context
     asked.driver.synchronize_stream(asked.stream)
+
+
+def leave_work_in_a_cycle() -> None:
+    with simulated_tensorrt("10.16") as simulation:
+        asked = Asked(simulation.module, simulation.driver)
+        context = mortal(asked)
+        assert context.execute_async_v3(asked.stream)
+        cycle: list[Any] = [context]
+        cycle.append(cycle)
+        del context, cycle
+
+
+def test_context_destroyed_in_a_cycle_while_it_has_work() -> None:
+    with pytest.raises(SimulatorError, match="destroyed while"):
+        leave_work_in_a_cycle()
 
 
 def test_engine_of_another_device() -> None:

@@ -91,6 +91,9 @@ def simulated_tensorrt(
         if cuda is not None:
             stack.enter_context(mock.patch.object(cuda, "cuda_driver", return_value=driver))
         stack.callback(driver.streams.stop)
+        # What is older than the simulation, such as TensorFlow's million objects, is not searched for its objects.
+        gc.freeze()
+        stack.callback(gc.unfreeze)
         yield simulation
         # Objects in cycles are destroyed now, so that what is wrong with that is found in this test.
         gc.collect()
