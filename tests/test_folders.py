@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tf_opt.errors import OutputExistsError
-from tf_opt.folders import check_output_folder, writing_folder
+from tf_opt.folders import writing_folder
 from tf_opt.sizes import stored_bytes
 
 
@@ -57,28 +57,3 @@ def test_a_folder_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None
     with pytest.raises(OutputExistsError, match="in the meantime"), writing_folder(target, overwrite=False):
         target.mkdir()
     assert names(tmp_path) == ["model"]
-
-
-def test_where_nothing_is_written(tmp_path: Path) -> None:
-    model = tmp_path / "model"
-    model.mkdir()
-    (model / "saved_model.pb").write_bytes(b"")
-    documents = tmp_path / "documents"
-    documents.mkdir()
-    (documents / "thesis.txt").write_bytes(b"")
-    file = tmp_path / "file"
-    file.write_bytes(b"")
-    with pytest.raises(OutputExistsError, match="pass overwrite=True"):
-        check_output_folder(model, overwrite=False)
-    with pytest.raises(OutputExistsError, match="something else than a SavedModel"):
-        check_output_folder(documents, overwrite=True)
-    with pytest.raises(OutputExistsError, match="is no folder"):
-        check_output_folder(file, overwrite=True)
-    with pytest.raises(OutputExistsError, match="is no folder"):
-        check_output_folder(file / "model", overwrite=False)
-    with pytest.raises(OutputExistsError, match="inside of the SavedModel"):
-        check_output_folder(model / "optimized", overwrite=False, source=model)
-    with pytest.raises(OutputExistsError, match="holds the SavedModel"):
-        check_output_folder(tmp_path, overwrite=True, source=model)
-    assert check_output_folder(model, overwrite=True, source=model) == model
-    assert check_output_folder(tmp_path / "a" / "b", overwrite=False, source=model) == tmp_path / "a" / "b"

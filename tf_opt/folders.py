@@ -15,50 +15,6 @@ from tf_opt.files import TEMPORARY_PREFIX
 _OLD_PREFIX = ".replaced-"
 
 
-def check_output_folder(
-    target: str | os.PathLike[str], *, overwrite: bool, source: str | os.PathLike[str] | None = None
-) -> Path:
-    """Returns the folder that is to be written, once it is sure that writing it destroys nothing unasked.
-
-    Args:
-        target: The folder.
-        overwrite: Whether a SavedModel in its place may be replaced.
-        source: Folder of the model that is read meanwhile.
-
-    Raises:
-        OutputExistsError: There is something in its place; or replacing it would take the source away, or something
-            that is no SavedModel.
-    """
-    path = Path(target)
-    if source is not None:
-        real, origin = path.resolve(), Path(source).resolve()
-        if origin in real.parents:
-            raise OutputExistsError(
-                f"{path} lies inside of the SavedModel {source}, which would then hold itself. Choose a folder beside "
-                "it."
-            )
-        if real in origin.parents:
-            raise OutputExistsError(
-                f"{path} holds the SavedModel {source} that is read, so it cannot be replaced. Choose another folder."
-            )
-    if not os.path.lexists(path):
-        for parent in path.parents:
-            if parent.exists():
-                if not parent.is_dir():
-                    raise OutputExistsError(f"{path} cannot be made: {parent} is no folder. Choose another place.")
-                break
-        return path
-    if not overwrite:
-        raise OutputExistsError(f"{path} exists. Choose another folder, or pass overwrite=True to replace it.")
-    if path.is_symlink() or not path.is_dir():
-        raise OutputExistsError(f"{path} is no folder, and is not overwritten. Remove it, or choose another place.")
-    if any(path.iterdir()) and not any((path / name).is_file() for name in ("saved_model.pb", "saved_model.pbtxt")):
-        raise OutputExistsError(
-            f"{path} holds something else than a SavedModel, and is not overwritten. Choose another folder."
-        )
-    return path
-
-
 @contextmanager
 def writing_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
     """Yields an empty folder beside `target`, which gets this name when the block ends without an error.

@@ -29,6 +29,11 @@ def npz(path: Path, **arrays: Any) -> Path:
     return path
 
 
+def link(path: Path, aim: Path) -> Path:
+    path.symlink_to(aim)
+    return path
+
+
 def folder(path: Path, **files: str | bytes) -> Path:
     path.mkdir()
     for name, text in files.items():
@@ -156,12 +161,12 @@ RESULTS: dict[str, Case] = {
     "is a file where a folder goes": (
         lambda m, t: optimize(m.graph, write(t / "out", "x"), "--overwrite"),
         ERROR,
-        ["is a file, which a SavedModel folder does not replace"],
+        ["is no folder but a file, which a SavedModel folder does not replace"],
     ),
     "is a folder where a file goes": (
         lambda m, t: optimize(m.graph, folder(t / "out.pb"), "--overwrite"),
         ERROR,
-        ["is a folder, which a graph in a file does not replace"],
+        ["is a folder, which a file does not replace"],
     ),
     "is the model": (
         lambda m, t: optimize(m.saved_model, m.saved_model / ".." / "net", "--overwrite"),
@@ -187,6 +192,63 @@ RESULTS: dict[str, Case] = {
         lambda m, t: optimize(m.graph, write(t / "file", "x") / "out"),
         ERROR,
         ["is no folder"],
+    ),
+    "cannot be made": (lambda m, t: optimize(m.graph, "/proc/out"), ERROR, ["/proc/out cannot be written"]),
+    "is a file that cannot be made": (
+        lambda m, t: optimize(m.graph, "/proc/out.pb"),
+        ERROR,
+        ["/proc/out.pb cannot be written"],
+    ),
+    "has too long a name": (lambda m, t: optimize(m.graph, t / ("n" * 250)), ERROR, ["File name too long"]),
+    "is a link": (
+        lambda m, t: optimize(m.graph, link(t / "out", m.saved_model), "--overwrite"),
+        ERROR,
+        ["out is a symbolic link to", "links are not replaced"],
+    ),
+    "is a link to nothing": (
+        lambda m, t: optimize(m.graph, link(t / "out.pb", t / "nothing")),
+        ERROR,
+        ["out.pb is a symbolic link to"],
+    ),
+    "has a report that is a link": (
+        lambda m, t: optimize(m.graph, t / "out", "--report", link(t / "r.html", t / "nothing"), "--overwrite"),
+        ERROR,
+        ["r.html is a symbolic link to"],
+    ),
+    "has a report that is a folder": (
+        lambda m, t: optimize(m.graph, t / "out", "--report", folder(t / "r.html"), "--overwrite"),
+        ERROR,
+        ["r.html is a folder"],
+    ),
+    "has a report that cannot be made": (
+        lambda m, t: optimize(m.graph, t / "out", "--report", "/proc/r.html"),
+        ERROR,
+        ["/proc/r.html cannot be written"],
+    ),
+    "has a dump that cannot be made": (
+        lambda m, t: optimize(m.graph, t / "out", "--dump", "/proc/dump"),
+        ERROR,
+        ["/proc/dump cannot be written"],
+    ),
+    "has a dump in it": (
+        lambda m, t: optimize(m.graph, t / "out", "--dump", t / "out" / "dump"),
+        ERROR,
+        ["--dump", "lies in the result"],
+    ),
+    "has a dump in the model": (
+        lambda m, t: optimize(m.saved_model, t / "out", "--dump", m.saved_model / "dump"),
+        ERROR,
+        ["dump lies inside of the model"],
+    ),
+    "has a cache that cannot be made": (
+        lambda m, t: ["optimize", m.graph, t / "out", "--cache-dir", write(t / "file", "x") / "cache"],
+        ERROR,
+        ["file is no folder"],
+    ),
+    "has a timing cache that cannot be made": (
+        lambda m, t: optimize(m.graph, t / "out", "--tensorrt-timing-cache", "/proc/timings"),
+        ERROR,
+        ["/proc/timings cannot be written"],
     ),
     "is of another form": (lambda m, t: optimize(m.graph, t / "out.onnx"), ERROR, ["a result is a SavedModel folder"]),
     "has a report of no known form": (

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -43,18 +41,6 @@ def test_is_refused_with_a_message_and_nothing_written(
     assert result.stdout == ""
     assert "Traceback" not in message
     assert (tree(tmp_path), tree(models.folder)) == before
-
-
-def test_a_folder_that_cannot_be_written(
-    models: Models, tmp_path: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Not by its permissions, which root does not heed.
-    denying = SimpleNamespace(access=lambda path, mode: False, W_OK=os.W_OK, X_OK=os.X_OK)
-    monkeypatch.setattr("tf_opt.cli.output_paths.os", denying)
-    result = invoke(*optimize(models.graph, tmp_path / "out"))
-    assert result.exit_code == ERROR
-    assert "cannot be written to" in result.stderr
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_engine_whose_package_is_missing(

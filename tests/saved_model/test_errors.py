@@ -70,7 +70,7 @@ def test_output_that_exists(original: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with pytest.raises(errors.OutputExistsError, match="pass overwrite=True"):
         tf_opt.optimize_saved_model(original, tmp_path / "out", "dense", FEEDS, **QUICK)
-    with pytest.raises(errors.OutputExistsError, match="inside of the SavedModel"):
+    with pytest.raises(errors.OutputExistsError, match="lies inside of the model"):
         tf_opt.optimize_saved_model(original, original / "out", "dense", FEEDS, **QUICK)
 
 

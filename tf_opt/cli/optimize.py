@@ -13,7 +13,7 @@ from tf_opt.cli.feed_arguments import FeedArguments
 from tf_opt.cli.model_arguments import ModelArguments, prepare
 from tf_opt.cli.option_arguments import OptimizeArguments, SegmentArguments, optimizer_keywords
 from tf_opt.cli.output import Output
-from tf_opt.cli.output_paths import check_output, check_report
+from tf_opt.cli.output_paths import check_other_outputs, check_output, check_report
 from tf_opt.cli.quantization_arguments import QuantizationArguments
 from tf_opt.cli.running import command
 from tf_opt.cli.tensorrt_arguments import TensorRTArguments
@@ -66,9 +66,15 @@ def optimize(
     keywords = {**optimizer_keywords(segments, options, quantization, tensorrt), "progress": output.shows_progress}
     calibration_source = calibration.source(options.precision, feed)
     check_report(report_file, overwrite=overwrite)
+    check_output(target, source, overwrite=overwrite)
+    others = {
+        "--dump": options.dump,
+        "--cache-dir": options.cache_dir,
+        "--tensorrt-timing-cache": tensorrt.tensorrt_timing_cache,
+    }
+    check_other_outputs(others, source, target)
     [kind] = prepare([source], output)
     model.check([kind])
-    check_output(target, source, overwrite=overwrite)
     for each in (feeds, calibration_source):
         if each is not None:
             each.check_files()

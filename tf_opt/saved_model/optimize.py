@@ -16,10 +16,10 @@ from typing import Any, TypeAlias
 
 from tf_opt.errors import InvalidOptionError
 from tf_opt.feeds import Feed
-from tf_opt.folders import check_output_folder
 from tf_opt.frozen_graph import FrozenGraph
 from tf_opt.light_graph import light_graph
 from tf_opt.optimizer import Tf2TrtOpt
+from tf_opt.output_paths import check_output_folder
 from tf_opt.report.optimization import OptimizationReport
 from tf_opt.report.saved_model import SavedModelReport
 from tf_opt.saved_model.conversion import Conversion
@@ -76,7 +76,8 @@ def optimize_saved_model(
     Raises:
         InvalidSavedModelError: in_dir is no SavedModel that can be loaded, or has several graphs and `tags` names none.
         UnknownSignatureError: There is no signature of that name.
-        OutputExistsError: out_dir exists and `overwrite` is off, or is no place to write to.
+        OutputExistsError: out_dir exists and `overwrite` is off, or replacing it would damage something else.
+        OutputPathError: out_dir is a symbolic link, or cannot be written.
         InvalidFeedError: Feeds are for an unknown signature, missing for one of several, or do not fit.
         InvalidOptionError: An option is unknown or has a value that is not allowed.
         TfOptError: What `Tf2TrtOpt.optimize_graph_def` raises.
@@ -115,7 +116,8 @@ def save_saved_model(
         The folder.
 
     Raises:
-        OutputExistsError: out_dir exists and `overwrite` is off, or is no place to write to.
+        OutputExistsError: out_dir exists and `overwrite` is off, or replacing it would damage something else.
+        OutputPathError: out_dir is a symbolic link, or cannot be written.
     """
     target = check_output_folder(out_dir, overwrite=overwrite)
     model = light_graph(frozen)
