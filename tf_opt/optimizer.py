@@ -20,6 +20,7 @@ from tf_opt.light_graph import LightGraph, light_graph
 from tf_opt.ops.host_weights import keep_weights_on_host
 from tf_opt.optimization_run import OptimizationRun, peak_memory_bytes
 from tf_opt.optimizer_inputs import check_graph_def, needed_feeds, resolve_mask, resolve_precision
+from tf_opt.option_names import check_option_names
 from tf_opt.options import Options
 from tf_opt.report.optimization import EngineAttempt, OptimizationReport
 
@@ -90,7 +91,7 @@ class Tf2TrtOpt:
             GraphNotFrozenError: Variables are left in the graph.
             UnknownOpError: An op is not registered in this process.
             InvalidGraphError: The graph is inconsistent.
-            InvalidOptionError: opset is not possible, or `skip_padding` names no input.
+            InvalidOptionError: opset is not possible, or an option names an op, a node or an input that is not there.
             UnsupportedPrecisionError: The device has no hardware for the precision.
             CalibrationError: A segment cannot be calibrated for "int8", and `strict` is set.
             EnginePackageMissingError: The engine's package is not installed.
@@ -117,6 +118,7 @@ class Tf2TrtOpt:
                 "one; for a bare GraphDef call optimize_graph_def."
             )
         model = light_graph(frozen)
+        check_option_names(self.options, [model])
         light = self.optimize_light(model, test_data, disable_fp16, opset, calibration_data)
         if light is model:
             return frozen
@@ -178,11 +180,16 @@ class Tf2TrtOpt:
 
         Raises:
             UnknownOutputError, GraphNotFrozenError, UnknownOpError, InvalidGraphError, EnginePackageMissingError,
-            EngineUnavailableError: As `optimize_graph_def`.
+            EngineUnavailableError, InvalidOptionError: As `optimize_graph_def`.
         """
-        frozen = frozen_from_graph_def(check_graph_def(graph_def), outputs)
+        model = light_graph(frozen_from_graph_def(check_graph_def(graph_def), outputs))
+        check_option_names(self.options, [model])
+        return self.analyze_light(model)
+
+    def analyze_light(self, model: LightGraph) -> OptimizationReport:
+        """Does what `analyze` does for a graph that stands beside its weights, whose names are checked already."""
         selection = select_engines(self.options)[0]
-        self._report = OptimizationRun(self.options, light_graph(frozen), DEFAULT_OPSET, selection).analyze()
+        self._report = OptimizationRun(self.options, model, DEFAULT_OPSET, selection).analyze()
         return self._report
 
 

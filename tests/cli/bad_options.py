@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tests.cli.bad_paths import ERROR, USAGE, Case, folder, npz, optimize, write
+from tests.cli.bad_paths import ERROR, USAGE, Case, archive, flipped, folder, npy, npz, optimize, write
 
 OPTIONS: dict[str, Case] = {
     "engine": (
@@ -26,6 +26,32 @@ OPTIONS: dict[str, Case] = {
         lambda m, t: optimize(m.graph, t / "out", "--skip-padding", "mask"),
         ERROR,
         ["skip_padding is 'mask', which is no input"],
+    ),
+    "op": (
+        lambda m, t: optimize(m.graph, t / "out", "--denied-op", "Sofmax"),
+        ERROR,
+        ["denied_ops has 'Sofmax'", "Did you mean 'Softmax'"],
+    ),
+    "op of a SavedModel": (
+        lambda m, t: optimize(m.saved_model, t / "out", "--supported-op", "Matmul"),
+        ERROR,
+        ["supported_list has 'Matmul'", "Did you mean 'MatMul'"],
+    ),
+    "op to analyze": (lambda m, t: ["analyze", m.saved_model, "--denied-op", "Sofmax"], ERROR, ["'Sofmax'"]),
+    "node": (
+        lambda m, t: optimize(m.graph, t / "out", "--denied-node", "logit"),
+        ERROR,
+        ["denied_nodes has 'logit'", "Did you mean 'logits'"],
+    ),
+    "node of int8": (
+        lambda m, t: optimize(m.graph, t / "out", "--precision", "int8", "--quantization-denied-node", "*/pooler/*"),
+        ERROR,
+        ["quantization.denied_nodes has '*/pooler/*'"],
+    ),
+    "input of a profile": (
+        lambda m, t: optimize(m.graph, t / "out", "--tensorrt-profile", "ids=1x16:1x16:8x16"),
+        ERROR,
+        ["The shape profile names 'ids'", "The inputs are: 'x'"],
     ),
     "option": (lambda m, t: optimize(m.graph, t / "out", "--precison", "fp32"), USAGE, ["--precison"]),
     "command": (lambda m, t: ["optimise", m.graph, t / "out"], USAGE, ["optimise"]),
@@ -89,12 +115,64 @@ FEEDS: dict[str, Case] = {
     "damaged arrays": (
         lambda m, t: optimize(m.graph, t / "out", "--feeds", write(t / "a.npz", b"PK\x03\x04x")),
         ERROR,
-        ["a.npz is no file of arrays"],
+        ["a.npz is damaged"],
+    ),
+    "text instead of arrays": (
+        lambda m, t: optimize(m.graph, t / "out", "--feeds", write(t / "a.npz", "x: 1, 2, 3")),
+        ERROR,
+        ["a.npz is no .npz archive", "begins with b'x: 1, '"],
+    ),
+    "an empty file of arrays": (
+        lambda m, t: optimize(m.graph, t / "out", "--feeds", write(t / "a.npz", "")),
+        ERROR,
+        ["a.npz is empty"],
+    ),
+    "arrays that are cut short": (
+        lambda m, t: optimize(
+            m.graph, t / "out", "--feeds", write(t / "a.npz", m.arrays.read_bytes()[: m.arrays.stat().st_size // 2])
+        ),
+        ERROR,
+        ["a.npz is damaged"],
+    ),
+    "arrays with a flipped bit": (
+        lambda m, t: optimize(m.graph, t / "out", "--feeds", write(t / "a.npz", flipped(m.arrays.read_bytes(), 150))),
+        ERROR,
+        ["a.npz is damaged: Bad CRC-32"],
+    ),
+    "a single array": (
+        lambda m, t: optimize(m.graph, t / "out", "--feeds", npy(t / "a.npz", np.zeros([3, 16], np.float32))),
+        ERROR,
+        ["a.npz holds a single array without a name"],
+    ),
+    "an archive without arrays": (
+        lambda m, t: optimize(m.graph, t / "out", "--feeds", npz(t / "a.npz")),
+        ERROR,
+        ["a.npz holds no array"],
+    ),
+    "an archive of other files": (
+        lambda m, t: optimize(m.graph, t / "out", "--feeds", archive(t / "a.npz", x="text")),
+        ERROR,
+        ["a.npz holds 'x', which is no array"],
+    ),
+    "a folder of arrays": (
+        lambda m, t: optimize(m.graph, t / "out", "--feeds", folder(t / "a.npz")),
+        ERROR,
+        ["a.npz cannot be read: Is a directory"],
+    ),
+    "arrays of the wrong shape": (
+        lambda m, t: optimize(m.graph, t / "out", "--feeds", npz(t / "a.npz", x=np.zeros([3, 5], np.float32))),
+        ERROR,
+        ["a.npz", "has shape [3, 5], expected [?, 16]"],
+    ),
+    "arrays of the wrong rank": (
+        lambda m, t: optimize(m.graph, t / "out", "--feeds", npz(t / "a.npz", x=np.zeros([16], np.float32))),
+        ERROR,
+        ["a.npz", "has rank 1"],
     ),
     "arrays of objects": (
         lambda m, t: optimize(m.graph, t / "out", "--feeds", npz(t / "a.npz", x=np.array([{}], dtype=object))),
         ERROR,
-        ["it holds Python objects"],
+        ["a.npz holds Python objects"],
     ),
     "arrays that lack an input": (
         lambda m, t: optimize(m.graph, t / "out", "--feeds", npz(t / "a.npz", y=np.zeros(3))),
@@ -136,6 +214,72 @@ FEEDS: dict[str, Case] = {
         ),
         ERROR,
         ["holds no text"],
+    ),
+    "an empty file of texts": (
+        lambda m, t: optimize(
+            m.hugging_face, t / "out", "--tokenizer", m.hugging_face, "--texts", write(t / "a.jsonl", "")
+        ),
+        ERROR,
+        ["a.jsonl holds no text"],
+    ),
+    "texts in another encoding": (
+        lambda m, t: optimize(
+            m.hugging_face,
+            t / "out",
+            "--tokenizer",
+            m.hugging_face,
+            "--texts",
+            write(t / "a.jsonl", '"a"\n"für"'.encode("latin-1")),
+        ),
+        ERROR,
+        ["a.jsonl, line 2: no UTF-8 text", "Store the file as UTF-8"],
+    ),
+    "texts in UTF-16": (
+        lambda m, t: optimize(
+            m.hugging_face,
+            t / "out",
+            "--tokenizer",
+            m.hugging_face,
+            "--texts",
+            write(t / "a.jsonl", '"a man"'.encode("utf-16")),
+        ),
+        ERROR,
+        ["a.jsonl, line 1: no UTF-8 text"],
+    ),
+    "a line with a list": (
+        lambda m, t: optimize(
+            m.hugging_face, t / "out", "--tokenizer", m.hugging_face, "--texts", write(t / "a.jsonl", '"a"\n\n["b"]')
+        ),
+        ERROR,
+        ["a.jsonl, line 3: list is no text"],
+    ),
+    "texts for what the tokenizer does not give": (
+        lambda m, t: optimize(
+            m.hugging_face,
+            t / "out",
+            "--tokenizer",
+            m.hugging_face,
+            "--texts",
+            m.texts,
+            "--text-input",
+            "input_id=input_ids",
+        ),
+        ERROR,
+        ["--text-input names 'input_id'", "Did you mean 'input_ids'"],
+    ),
+    "texts for an input that is not there": (
+        lambda m, t: optimize(
+            m.hugging_face,
+            t / "out",
+            "--tokenizer",
+            m.hugging_face,
+            "--texts",
+            m.texts,
+            "--text-input",
+            "input_ids=ids",
+        ),
+        ERROR,
+        ["--text-input names the input 'ids'", "It has "],
     ),
     "texts without a tokenizer": (
         lambda m, t: optimize(m.hugging_face, t / "out", "--texts", m.texts),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -27,6 +28,23 @@ def write(path: Path, text: str | bytes) -> Path:
 def npz(path: Path, **arrays: Any) -> Path:
     np.savez(path, **arrays)
     return path
+
+
+def npy(path: Path, array: Any) -> Path:
+    with path.open("wb") as file:
+        np.save(file, array)
+    return path
+
+
+def archive(path: Path, **files: str) -> Path:
+    with zipfile.ZipFile(path, "w") as written:
+        for name, text in files.items():
+            written.writestr(name, text)
+    return path
+
+
+def flipped(content: bytes, position: int) -> bytes:
+    return content[:position] + bytes([content[position] ^ 0xFF]) + content[position + 1 :]
 
 
 def link(path: Path, aim: Path) -> Path:

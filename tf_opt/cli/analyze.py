@@ -28,14 +28,18 @@ def analyze(
     [kind] = prepare([source], output)
     model.check([kind])
     from tf_opt.cli.models import read_model
+    from tf_opt.light_graph import light_graph
     from tf_opt.optimizer import Tf2TrtOpt
+    from tf_opt.option_names import check_option_names
 
     read = read_model(source, kind, model, output)
     optimizer = Tf2TrtOpt(**keywords)
+    graphs = {signature: light_graph(frozen) for signature, frozen in read.graphs.items()}
+    check_option_names(optimizer.options, list(graphs.values()))
     reports = {}
-    for signature, frozen in read.graphs.items():
+    for signature, graph in graphs.items():
         with output.doing(f"analyzing {signature or source}"):
-            reports[signature] = optimizer.analyze(frozen.graph_def, frozen.output_names)
+            reports[signature] = optimizer.analyze_light(graph)
     for signature, report in reports.items():
         if signature:
             output.show(f"Signature {signature}")

@@ -14,6 +14,9 @@ ENGINES = ("auto", "openvino", "tensorrt", "onnxruntime", "fastest")
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "auto")
 
+OPSETS = (13, 18)
+"""The oldest and the newest ONNX opset that segments are exported in, written down for the same reason."""
+
 
 def one_of(values: Sequence[str], explanation: str) -> dict[str, Any]:
     """Returns the keywords of `typer.Option` for a value, or for several values, out of a list.

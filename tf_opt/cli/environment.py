@@ -14,23 +14,27 @@ from collections.abc import Iterator
 
 from tf_opt.cli.output import Output
 
-_NOISE = re.compile(r"WARNING: All log messages before absl::InitializeLog|[IWE]\d{4} ")
-"""How the lines begin that TensorFlow's C++ code writes before its log level counts."""
+LOG_LEVEL_VARIABLE = "TF_CPP_MIN_LOG_LEVEL"
+"""What TensorFlow's C++ code logs: 0 all, 1 no more than warnings, 2 errors, 3 nothing."""
+
+_HEADING = "WARNING: All log messages before absl::InitializeLog"
+_LOGGED = re.compile(r"([IWEF])\d{4} ")
+_SEVERITIES = "IWEF"
 
 
 def prepare_environment(output: Output, *, legacy_keras: bool) -> None:
-    """Imports TensorFlow, after setting what it reads when it is imported; what the user has set stays.
+    """Imports TensorFlow, after setting what it reads when it is imported; a log level that the user has set stays.
 
     Args:
         output: Where it is shown that this takes its time.
         legacy_keras: Whether a model of Hugging Face is among the inputs: its classes are written for Keras 2.
     """
     # Its errors become Python's exceptions; what it logs beside them is about GPUs that are not there.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1" if output.verbose else "3")
+    level = os.environ.setdefault(LOG_LEVEL_VARIABLE, "1" if output.verbose else "3")
     if legacy_keras:
         # Not a default: with another value these classes do not work at all.
         os.environ["TF_USE_LEGACY_KERAS"] = "1"
-    if "tensorflow" in sys.modules or output.verbose:
+    if "tensorflow" in sys.modules or output.verbose or level in ("", "0"):
         return
     with tempfile.TemporaryFile() as said, os.fdopen(os.dup(2), "w") as stderr:
         os.dup2(said.fileno(), 2)
@@ -40,9 +44,25 @@ def prepare_environment(output: Output, *, legacy_keras: bool) -> None:
         finally:
             os.dup2(stderr.fileno(), 2)
             said.seek(0)
-            stderr.writelines(
-                line for line in said.read().decode(errors="replace").splitlines(True) if not _NOISE.match(line)
-            )
+            stderr.write(at_level(said.read().decode(errors="replace"), level))
+
+
+def at_level(text: str, level: str) -> str:
+    """Returns what is left at a log level of what TensorFlow's C++ code writes while it is imported.
+
+    It does not heed the level before Python has imported all of it, and begins with a heading for that.
+
+    Args:
+        text: Lines of its log, and others.
+        level: The log level, as the environment variable has it.
+    """
+    least = int(level) if level.isdecimal() else 0
+    lines = []
+    for line in text.splitlines(True):
+        logged = _LOGGED.match(line)
+        if not line.startswith(_HEADING) and (logged is None or _SEVERITIES.index(logged[1]) >= least):
+            lines.append(line)
+    return "".join(lines)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tf_opt.cli.choices import PRECISIONS, engines, one_of
+from tf_opt.cli.choices import OPSETS, PRECISIONS, engines, one_of
 from tf_opt.cli.quantization_arguments import QuantizationArguments
 from tf_opt.cli.tensorrt_arguments import TensorRTArguments
 from tf_opt.errors import InvalidOptionError
@@ -180,7 +180,13 @@ class OptimizeArguments:
     ] = None
     opset: Annotated[
         int | None,
-        typer.Option(help="ONNX opset of the exported segments.", rich_help_panel=_WORK),
+        typer.Option(
+            min=OPSETS[0],
+            max=OPSETS[1],
+            help="ONNX opset of the exported segments.",
+            show_default="17",
+            rich_help_panel=_WORK,
+        ),
     ] = None
     no_cache: Annotated[
         bool,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from tf_opt.cli import exit_codes
 from tf_opt.cli.analyze import analyze
@@ -19,8 +21,27 @@ from tf_opt.cli.optimize import optimize
 
 NAME = "tf-opt"
 
+
+class Commands(TyperGroup):
+    """The commands. None of them has a use for an empty argument, which would be taken for the current folder."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Refuses empty arguments and options, before a command sees the others; raises typer.BadParameter."""
+        for position, argument in enumerate(args):
+            option = re.fullmatch(r"(--[^=]+)=", argument)
+            if option is None and argument:
+                continue
+            before = args[position - 1] if position else ""
+            hint = option[1] if option else before if before.startswith("-") else None
+            raise typer.BadParameter(
+                "it is empty, as a shell variable that is not set makes it; expected a value.", param_hint=hint
+            )
+        return super().parse_args(ctx, args)
+
+
 app = typer.Typer(
     name=NAME,
+    cls=Commands,
     help="Put inference engines inside TensorFlow graphs: optimize models, look at them, compare and measure them.",
     epilog=exit_codes.HELP,
     no_args_is_help=True,

@@ -8,7 +8,7 @@ from typing import Any
 
 from tf_opt.cli.feed_files import read_texts
 from tf_opt.cli.hugging_face import load_tokenizer
-from tf_opt.errors import InvalidFeedError, InvalidOptionError
+from tf_opt.errors import InvalidFeedError, InvalidOptionError, did_you_mean
 from tf_opt.feeds import Feed
 from tf_opt.tensor_info import TensorInfo
 from tf_opt.text_batches import DEFAULT_BUCKETS, text_batches
@@ -37,7 +37,8 @@ def text_feeds(
 
     Raises:
         FeedFileError, TokenizerError: A file cannot be read.
-        InvalidOptionError: The maximum length is above what the tokenizer's model takes.
+        InvalidOptionError: The maximum length is above what the tokenizer's model takes, or `names` has one that is not
+            there.
         InvalidFeedError: The model has an input that the tokenizer gives nothing for.
     """
     texts = read_texts(path)
@@ -64,7 +65,19 @@ def text_feeds(
 def _taken_inputs(tokenizer: Any, inputs: Sequence[TensorInfo], names: Mapping[str, str]) -> dict[str, str]:
     """Returns, by what the tokenizer gives, the key of the input that takes it."""
     given = dict.fromkeys([*tokenizer.model_input_names, "input_ids", "attention_mask", "token_type_ids"])
-    role_of = {names.get(role, role): role for role in [*given, *names]}
+    keys = [info.key for info in inputs]
+    for name, key in names.items():
+        if name not in given:
+            raise InvalidOptionError(
+                f"--text-input names {name!r}, which the tokenizer does not give.{did_you_mean(name, given)} It gives "
+                f"{', '.join(given)}."
+            )
+        if key not in keys:
+            raise InvalidOptionError(
+                f"--text-input names the input {key!r}, which the model does not have.{did_you_mean(key, keys)} It has "
+                f"{', '.join(keys)}."
+            )
+    role_of = {names.get(role, role): role for role in given}
     taken = {}
     for info in inputs:
         if info.key not in role_of:

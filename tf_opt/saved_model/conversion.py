@@ -14,6 +14,7 @@ from tf_opt.errors import FreezeError, InvalidFeedError
 from tf_opt.feeds import Feed
 from tf_opt.light_graph import LightGraph
 from tf_opt.optimizer import Tf2TrtOpt
+from tf_opt.option_names import check_option_names
 from tf_opt.report.optimization import OptimizationReport
 from tf_opt.report.saved_model import SavedModelReport
 from tf_opt.saved_model.feeds import GivenFeeds
@@ -131,6 +132,7 @@ class Conversion:
 
     def optimize(self, feeds: GivenFeeds, disable_fp16: bool, opset: int | None) -> None:
         """Optimizes each graph once."""
+        check_option_names(self.optimizer.options, [group.model for group in self.groups])
         chosen = [(group, *feeds.of(group, self.notes)) for group in self.groups]  # All are checked before the first.
         for group, measured, calibration in chosen:
             result = self._optimize(group, measured, calibration, disable_fp16, opset)
