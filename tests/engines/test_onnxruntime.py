@@ -16,12 +16,13 @@ from onnx import TensorProto, helper
 
 import tf_opt
 import tf_opt.ops
-from tests.engines.onnx_models import Array, TakenOutputs, definition_of, model_of, relu_model, run
+from tests.engines.onnx_models import Array, TakenOutputs, address_of, definition_of, model_of, relu_model, run
 from tests.small_graphs import engine_nodes, feed, mlp, run_graph_def
 from tf_opt.engines.base import SegmentModel
 from tf_opt.engines.onnxruntime import ONNXRuntimeBackend, host_engine, load_engine, session
 from tf_opt.engines.onnxruntime.output_shapes import OutputShapes
 from tf_opt.errors import EngineBuildError
+from tf_opt.ops.python_runtime import RawArray
 
 FLOAT, INT64, BOOL, BFLOAT16 = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL, TensorProto.BFLOAT16
 WEIGHTS = [
@@ -199,7 +200,7 @@ def test_an_operator_that_does_nothing_gives_no_memory_of_tensorflow_away(op_typ
     for _ in range(2):
         x = np.arange(4, dtype=np.float32)
         outputs = TakenOutputs()
-        engine.run([x], outputs)
+        engine.run_on_addresses([RawArray(address_of(x), x.shape, x.dtype)], outputs)
         x[...] = -1  # TensorFlow uses the input's memory for something else.
         np.testing.assert_array_equal(outputs.arrays[0], [0, 1, 2, 3])
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
 import struct
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +18,22 @@ DONE, UNSUPPORTED_SHAPE, FAILED, DONE_BUT_INTERRUPTED = 1, 2, 3, 4
 INTERRUPTED = 0  # Also what ctypes returns where a function raised outside of its `try`.
 
 _READ, _WRITE = 0x100, 0x200  # PyBUF_READ and PyBUF_WRITE.
-_WORDS_BEFORE_DIMENSIONS = 4  # Address, bytes, dtype and rank.
+_WORDS_BEFORE_DIMENSIONS = 3  # Address, dtype and rank.
 _LONGEST_MESSAGE = 8192
+
+
+class RawArray(NamedTuple):
+    """A tensor by its address: contiguous, row-major.
+
+    Attributes:
+        address: Where it lies.
+        shape: Dimensions.
+        dtype: Element type.
+    """
+
+    address: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
 
 
 class Definition(ctypes.Structure):
@@ -57,6 +72,9 @@ class Functions(ctypes.Structure):
         ("release", NumberFunction),
         ("holds_interpreter_lock", ctypes.c_void_p),
         ("interrupt", ctypes.c_void_p),
+        ("thread_state", ctypes.c_void_p),
+        ("acquire_interpreter_lock", ctypes.c_void_p),
+        ("release_interpreter_lock", ctypes.c_void_p),
     )
 
 
@@ -143,26 +161,22 @@ def words_at(address: int, count: int) -> list[int]:
 
 
 def arrays_of(words: list[int], begin: int = 0) -> list[Array]:
-    """Returns read-only arrays over the tensors that `words` describe from `begin` on."""
+    """Returns read-only arrays over the tensors in host memory that `words` describe from `begin` on."""
+    return [
+        array_at(address, math.prod(shape) * dtype.itemsize, dtype, shape, writable=False)
+        for address, shape, dtype in raw_arrays_of(words, begin)
+    ]
+
+
+def raw_arrays_of(words: list[int], begin: int = 0) -> list[RawArray]:
+    """Returns the tensors that `words` describe from `begin` on."""
     arrays = []
-    while begin < len(words):
-        address, size, number, rank = words[begin : begin + _WORDS_BEFORE_DIMENSIONS]
-        begin += _WORDS_BEFORE_DIMENSIONS
-        shape = tuple(words[begin : begin + rank])
-        begin += rank
-        arrays.append(array_at(address, size, numpy_dtype(number), shape, writable=False))
+    end = len(words)
+    while begin < end:
+        address, number, rank = words[begin : begin + _WORDS_BEFORE_DIMENSIONS]
+        begin += _WORDS_BEFORE_DIMENSIONS + rank
+        arrays.append(RawArray(address, tuple(words[begin - rank : begin]), numpy_dtype(number)))
     return arrays
-
-
-def device_tensors_of(words: list[int], begin: int = 0) -> list[tuple[int, tuple[int, ...], np.dtype[Any]]]:
-    """Returns (address, shape, dtype) of the tensors that `words` describe from `begin` on."""
-    tensors = []
-    while begin < len(words):
-        address, _, number, rank = words[begin : begin + _WORDS_BEFORE_DIMENSIONS]
-        begin += _WORDS_BEFORE_DIMENSIONS
-        tensors.append((address, tuple(words[begin : begin + rank]), numpy_dtype(number)))
-        begin += rank
-    return tensors
 
 
 def message_of(error: BaseException) -> bytes:

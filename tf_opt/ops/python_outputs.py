@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -75,9 +75,18 @@ class _Call:
             raise EngineOutputError("An output was given after the run had returned; give all of them before.")
         return self._call
 
+    def _memory(self, allocate: Callable[..., int], index: int, dims: tuple[int, ...], kind: np.dtype[Any]) -> int:
+        """Returns the address of TensorFlow's memory for an output; 0 where it has no elements."""
+        address = allocate(
+            self._check(), index, python_native.dtype_number(kind), len(dims), python_native.pack_dimensions(dims)
+        )
+        if address < 0:
+            raise EngineOutputError(f"TensorFlow refused output {index} of shape {dims} and dtype {kind}.")
+        return address
 
-class OutputsOfCall(_Call):
-    """Outputs in host memory; see `tf_opt.ops.python_runtime.Outputs`."""
+
+class _HostCall(_Call):
+    """One call whose outputs are in host memory."""
 
     __slots__ = ("_owners",)
 
@@ -85,16 +94,6 @@ class OutputsOfCall(_Call):
         """Takes outputs for the op's `call`."""
         super().__init__(op, call)
         self._owners = owners
-
-    def allocate(self, index: int, shape: Sequence[int], dtype: npt.DTypeLike) -> Array:
-        """Returns a writable array over TensorFlow's memory."""
-        dims, kind = tuple(shape), np.dtype(dtype)
-        address = self._op.allocate(
-            self._check(), index, python_native.dtype_number(kind), len(dims), python_native.pack_dimensions(dims)
-        )
-        if address < 0:
-            raise EngineOutputError(f"TensorFlow refused output {index} of shape {dims} and dtype {kind}.")
-        return python_native.array_at(address, math.prod(dims) * kind.itemsize, kind, dims, writable=True)
 
     def adopt(self, index: int, array: Array, owner: object) -> None:
         """Gives an array's memory to TensorFlow."""
@@ -114,6 +113,28 @@ class OutputsOfCall(_Call):
             raise EngineOutputError(f"TensorFlow refused output {index} of shape {array.shape}, {array.dtype}.")
 
 
+class OutputsOfCall(_HostCall):
+    """Outputs as arrays; see `tf_opt.ops.python_runtime.Outputs`."""
+
+    __slots__ = ()
+
+    def allocate(self, index: int, shape: Sequence[int], dtype: npt.DTypeLike) -> Array:
+        """Returns a writable array over TensorFlow's memory."""
+        dims, kind = tuple(shape), np.dtype(dtype)
+        address = self._memory(self._op.allocate, index, dims, kind)
+        return python_native.array_at(address, math.prod(dims) * kind.itemsize, kind, dims, writable=True)
+
+
+class RawOutputsOfCall(_HostCall):
+    """Outputs as addresses; see `tf_opt.ops.python_runtime.RawOutputs`."""
+
+    __slots__ = ()
+
+    def allocate(self, index: int, shape: Sequence[int], dtype: npt.DTypeLike) -> int:
+        """Returns the address of TensorFlow's memory for an output."""
+        return self._memory(self._op.allocate, index, tuple(shape), np.dtype(dtype))
+
+
 class DeviceOutputsOfCall(_Call):
     """Outputs in a GPU's memory; see `tf_opt.ops.python_runtime.DeviceOutputs`."""
 
@@ -121,10 +142,4 @@ class DeviceOutputsOfCall(_Call):
 
     def allocate(self, index: int, shape: Sequence[int], dtype: npt.DTypeLike) -> int:
         """Returns the address of TensorFlow's memory for an output."""
-        dims, kind = tuple(shape), np.dtype(dtype)
-        address: int = self._op.allocate_on_device(
-            self._check(), index, python_native.dtype_number(kind), len(dims), python_native.pack_dimensions(dims)
-        )
-        if address < 0:
-            raise EngineOutputError(f"TensorFlow refused output {index} of shape {dims} and dtype {kind}.")
-        return address
+        return self._memory(self._op.allocate_on_device, index, tuple(shape), np.dtype(dtype))

@@ -7,6 +7,7 @@
 
 #include "python_runtime.h"
 
+#include <atomic>
 #include <chrono>
 #include <mutex>
 #include <shared_mutex>
@@ -26,6 +27,10 @@ constexpr int32_t kDone = 1;
 constexpr int32_t kUnsupportedShape = 2;
 constexpr int32_t kFailed = 3;
 constexpr int32_t kDoneButInterrupted = 4;
+
+// TensorFlow has as many threads as cores, unless a program makes Sessions with threads of their
+// own over and over, each of which leaves a thread state and its stack behind.
+constexpr int kMaximumKeptThreadStates = 256;
 
 // Python's functions. `gate` is held shared during each call into Python; whoever holds it alone
 // knows that no thread is in there, so that the functions can be taken away before the interpreter
@@ -60,6 +65,23 @@ std::vector<int64_t> TakeReleased() {
   std::lock_guard<std::mutex> lock(released.mutex);
   owners.swap(released.owners);
   return owners;
+}
+
+// Makes this thread known to the interpreter for good. ctypes would do so at the beginning of each
+// call and undo it at its end, which takes longer than all else that a crossing does. The state
+// stays when the thread ends, since nobody may wait for the interpreter lock there: who joins the
+// thread may hold it. Therefore the number of states is bounded; beyond it calls are slower.
+void KeepThreadState(const PythonFunctions& functions) {
+  static std::atomic<int> kept{0};
+  thread_local bool asked = false;
+  if (asked) return;
+  asked = true;
+  // Python's own threads have one. So has a thread in which someone else's native code has entered
+  // Python further up.
+  if (functions.thread_state() != nullptr) return;
+  if (kept.fetch_add(1) >= kMaximumKeptThreadStates) return;
+  functions.acquire_interpreter_lock();
+  functions.release_interpreter_lock();
 }
 
 // The Python object that owns adopted memory. Destroyed when TensorFlow releases the tensor.
@@ -118,12 +140,11 @@ Status Outcome(int32_t code, const Call& call) {
   }
 }
 
-// Python reads numbers faster than structures: for each tensor its address, bytes, dtype, rank and
+// Python reads numbers faster than structures: for each tensor its address, dtype, rank and
 // dimensions.
 void Append(const std::vector<TensorView>& views, std::vector<int64_t>* words) {
   for (const TensorView& view : views) {
     words->push_back(reinterpret_cast<int64_t>(view.data));
-    words->push_back(static_cast<int64_t>(view.bytes));
     words->push_back(view.dtype);
     words->push_back(static_cast<int64_t>(view.dims.size()));
     words->insert(words->end(), view.dims.begin(), view.dims.end());
@@ -175,6 +196,7 @@ class PythonEngine : public tf_opt::Engine {
     Gate& gate = TheGate();
     std::shared_lock<std::shared_timed_mutex> lock(gate.gate);
     if (!gate.open()) return InterpreterGone();
+    KeepThreadState(gate.functions);
     const std::vector<int64_t> words = RunWords(inputs);
     Call call;
     call.outputs = outputs;

@@ -29,8 +29,11 @@ struct PythonFunctions {
   void (*destroy)(int64_t engine) = nullptr;
   void (*release)(int64_t owner) = nullptr;
   // The interpreter's own, which may be called by any thread.
-  int (*holds_interpreter_lock)() = nullptr;  // PyGILState_Check
-  void (*interrupt)() = nullptr;              // PyErr_SetInterrupt
+  int (*holds_interpreter_lock)() = nullptr;      // PyGILState_Check
+  void (*interrupt)() = nullptr;                  // PyErr_SetInterrupt
+  void* (*thread_state)() = nullptr;              // PyGILState_GetThisThreadState
+  int (*acquire_interpreter_lock)() = nullptr;    // PyGILState_Ensure
+  void* (*release_interpreter_lock)() = nullptr;  // PyEval_SaveThread
 };
 
 }  // namespace tf_opt

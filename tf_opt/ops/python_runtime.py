@@ -16,14 +16,14 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
-import numpy as np
 import numpy.typing as npt
 
 from tf_opt.errors import TfOptError
 from tf_opt.ops import build, python_native
-from tf_opt.ops.python_outputs import DeviceOutputsOfCall, OutputsOfCall, Owners
+from tf_opt.ops.python_native import RawArray as RawArray
+from tf_opt.ops.python_outputs import DeviceOutputsOfCall, OutputsOfCall, Owners, RawOutputsOfCall
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,10 @@ class Outputs(Protocol):
 
 
 class PythonEngine(Protocol):
-    """What a loader returns. It may also have `run_on_device` (see `DeviceEngine`) and `close()`."""
+    """What a loader returns. It may also have `run_on_device` (see `DeviceEngine`) and `close()`.
+
+    In place of `run` it may have `run_on_addresses` (see `RawEngine`).
+    """
 
     def run(self, inputs: Sequence[Array], outputs: Outputs) -> None:
         """Runs once; called from several threads.
@@ -89,18 +92,30 @@ class PythonEngine(Protocol):
         """
 
 
-class DeviceArray(NamedTuple):
-    """A tensor in a GPU's memory: contiguous, row-major, valid for what the stream does before `run_on_device` returns.
+class RawOutputs(Protocol):
+    """Where an engine that works on addresses puts its outputs."""
 
-    Attributes:
-        address: Where it lies.
-        shape: Dimensions.
-        dtype: Element type.
-    """
+    def allocate(self, index: int, shape: Sequence[int], dtype: npt.DTypeLike) -> int:
+        """Returns the address of TensorFlow's own memory for an output (0 where it has no elements)."""
 
-    address: int
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
+    def adopt(self, index: int, array: Array, owner: object) -> None:
+        """Makes an array's memory an output; see `Outputs.adopt`."""
+
+
+class RawEngine(Protocol):
+    """An engine whose library takes addresses: making an array of one takes longer than binding it."""
+
+    def run_on_addresses(self, inputs: Sequence[RawArray], outputs: RawOutputs) -> None:
+        """Runs once, as `PythonEngine.run` does.
+
+        Args:
+            inputs: In host memory, to be read only, valid until this returns.
+            outputs: Takes the outputs; every output must be given to it.
+        """
+
+
+DeviceArray: TypeAlias = RawArray
+"""A tensor in a GPU's memory, valid for what the stream does before `run_on_device` returns."""
 
 
 class DeviceOutputs(Protocol):
@@ -127,7 +142,7 @@ class DeviceEngine(PythonEngine, Protocol):
         """
 
 
-Loader = Callable[[EngineDefinition], PythonEngine]
+Loader = Callable[[EngineDefinition], PythonEngine | RawEngine]
 
 KNOWN_LOADERS = {
     "onnxruntime": ("tf_opt.engines.onnxruntime", "load_engine"),
@@ -137,10 +152,18 @@ KNOWN_LOADERS = {
 
 _SHUTDOWN_WAIT_MILLISECONDS = 2000
 
+
+class _Loaded(NamedTuple):
+    """An engine, and which of its functions a call on the CPU runs."""
+
+    engine: Any
+    run: Callable[[Any, list[int], int, int], None]
+
+
 # Reentrant: the garbage collector may run while it is held, and end a session whose engines call _destroy.
 _lock = threading.RLock()
 _loaders: dict[str, Loader] = {}
-_engines: dict[int, PythonEngine] = {}
+_engines: dict[int, _Loaded] = {}
 _engine_ids = itertools.count(1)
 _owners = Owners()
 _op: python_native.OpFunctions
@@ -173,8 +196,8 @@ def register_known_runtimes(functions: ctypes.CDLL) -> None:
         _register(functions, name, functools.partial(_import_and_load, module, function))
 
 
-def _import_and_load(module: str, function: str, definition: EngineDefinition) -> PythonEngine:
-    engine: PythonEngine = getattr(importlib.import_module(module), function)(definition)
+def _import_and_load(module: str, function: str, definition: EngineDefinition) -> PythonEngine | RawEngine:
+    engine: PythonEngine | RawEngine = getattr(importlib.import_module(module), function)(definition)
     return engine
 
 
@@ -199,6 +222,9 @@ def _install(functions: ctypes.CDLL) -> None:
         release=python_native.NumberFunction(_owners.release),
         holds_interpreter_lock=python_native.interpreter_function("PyGILState_Check"),
         interrupt=python_native.interpreter_function("PyErr_SetInterrupt"),
+        thread_state=python_native.interpreter_function("PyGILState_GetThisThreadState"),
+        acquire_interpreter_lock=python_native.interpreter_function("PyGILState_Ensure"),
+        release_interpreter_lock=python_native.interpreter_function("PyEval_SaveThread"),
     )
     functions.TfOptSetPythonFunctions(ctypes.byref(_functions))
     functions.TfOptClearPythonFunctions.argtypes = (ctypes.c_int64,)
@@ -222,7 +248,8 @@ def _load(pointer: Any, call: int) -> int:
         engine = _loaders[crossing.runtime.decode()](definition)
         with _lock:
             engine_id = next(_engine_ids)
-            _engines[engine_id] = engine
+            run = _run_on_addresses if hasattr(engine, "run_on_addresses") else _run_on_arrays
+            _engines[engine_id] = _Loaded(engine, run)
         _op.engine_loaded(call, engine_id, hasattr(engine, "run_on_device"))
         return python_native.DONE
     except BaseException as error:
@@ -230,37 +257,40 @@ def _load(pointer: Any, call: int) -> int:
 
 
 def _run(engine_id: int, address: int, count: int, call: int) -> int:
-    def run(words: list[int], begin: int) -> None:
-        with OutputsOfCall(_op, _owners, call) as outputs:
-            _engines[engine_id].run(python_native.arrays_of(words, begin), outputs)
-
     try:
-        return _run_with_words(run, address, count)
+        words = python_native.words_at(address, count)
+        begin = _owners.release_first(words)
+        engine, run = _engines[engine_id]
+        return _uninterrupted(run, engine, words, begin, call)
     except BaseException as error:
         return _outcome(call, error)
 
 
 def _run_on_device(engine_id: int, address: int, count: int, call: int, stream: int | None) -> int:
-    def run(words: list[int], begin: int) -> None:
-        inputs = [DeviceArray(*tensor) for tensor in python_native.device_tensors_of(words, begin)]
-        engine: Any = _engines[engine_id]
-        with DeviceOutputsOfCall(_op, call) as outputs:
-            engine.run_on_device(inputs, outputs, stream or 0)
-
     try:
-        return _run_with_words(run, address, count)
+        words = python_native.words_at(address, count)
+        begin = _owners.release_first(words)
+        return _uninterrupted(_run_on_stream, _engines[engine_id].engine, words, begin, call, stream or 0)
     except BaseException as error:
         return _outcome(call, error)
 
 
-def _run_with_words(run: Callable[[list[int], int], None], address: int, count: int) -> int:
-    """Gives an engine the words that the op wrote and where its inputs begin in them."""
-    words = python_native.words_at(address, count)
-    begin = _owners.release_first(words)
-    return _uninterrupted(lambda: run(words, begin))
+def _run_on_arrays(engine: PythonEngine, words: list[int], begin: int, call: int) -> None:
+    with OutputsOfCall(_op, _owners, call) as outputs:
+        engine.run(python_native.arrays_of(words, begin), outputs)
 
 
-def _uninterrupted(run: Callable[[], None]) -> int:
+def _run_on_addresses(engine: RawEngine, words: list[int], begin: int, call: int) -> None:
+    with RawOutputsOfCall(_op, _owners, call) as outputs:
+        engine.run_on_addresses(python_native.raw_arrays_of(words, begin), outputs)
+
+
+def _run_on_stream(engine: DeviceEngine, words: list[int], begin: int, call: int, stream: int) -> None:
+    with DeviceOutputsOfCall(_op, call) as outputs:
+        engine.run_on_device(python_native.raw_arrays_of(words, begin), outputs, stream)
+
+
+def _uninterrupted(run: Callable[..., None], *arguments: Any) -> int:
     """Runs an engine as if it were native code, which Python interrupts after the call only.
 
     TensorFlow may run a node on the program's main thread, and Python raises KeyboardInterrupt in whatever that does.
@@ -268,10 +298,10 @@ def _uninterrupted(run: Callable[[], None]) -> int:
     raise it again.
     """
     try:
-        run()
+        run(*arguments)
         return python_native.DONE
     except KeyboardInterrupt:
-        run()
+        run(*arguments)
         return python_native.DONE_BUT_INTERRUPTED
 
 
@@ -288,7 +318,7 @@ def _outcome(call: int, error: BaseException) -> int:
 
 def _destroy(engine_id: int) -> None:
     with _lock:
-        engine = _engines.pop(engine_id, None)
-    close = getattr(engine, "close", None)
+        loaded = _engines.pop(engine_id, None)
+    close = getattr(loaded.engine, "close", None) if loaded is not None else None
     if close is not None:
         close()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from tf_opt.engines.onnxruntime.bindings import BoundSession
+from tf_opt.engines.onnxruntime.bindings import Binding, BoundSession
 from tf_opt.engines.onnxruntime.element_types import onnx_type
 from tf_opt.engines.onnxruntime.output_shapes import OutputShapes, Shape
 from tf_opt.engines.tensorrt import cuda
@@ -57,15 +57,15 @@ class DeviceEngine:
         shapes = tuple(array.shape for array in inputs)
         with self._ordered(stream), bound.binding() as binding:
             for port, array in zip(bound.inputs, inputs, strict=True):
-                binding.bind_input(port.name, "cuda", self._device, onnx_type(array.dtype), array.shape, array.address)
+                binding.bind_input(port, onnx_type(array.dtype), array.shape, array.address)
             expected = self._shapes.expected(shapes)
             if expected is not None and self._run_into(bound, binding, expected, outputs):
                 return
-            binding.clear_binding_outputs()
+            binding.clear_outputs()
             for port in bound.outputs:
-                binding.bind_output(port.name, "cuda", self._device)
+                binding.bind_new_output(port)
             bound.run(binding)
-            values = binding.get_outputs()
+            values = binding.outputs()
             self._shapes.learn(shapes, [tuple(value.shape()) for value in values])
             for index, value in enumerate(values):
                 self._copy(bound, index, value, outputs)
@@ -73,7 +73,7 @@ class DeviceEngine:
     def _load(self, stream: int) -> BoundSession:
         with self._lock:
             if self._bound is None:
-                bound = BoundSession(self._make_session(stream), waits=False)
+                bound = BoundSession(self._make_session(stream), "cuda", self._device, waits=False)
                 self._shapes, self._stream = OutputShapes(len(bound.outputs), bound.passed), stream
                 # Last: other threads look at this one without the lock.
                 self._bound = bound
@@ -95,23 +95,23 @@ class DeviceEngine:
             _wait(driver, stream, self._stream)
 
     def _run_into(
-        self, bound: BoundSession, binding: Any, expected: Sequence[Shape | None], outputs: DeviceOutputs
+        self, bound: BoundSession, binding: Binding, expected: Sequence[Shape | None], outputs: DeviceOutputs
     ) -> bool:
         """Runs into memory of TensorFlow; returns whether the outputs had the shapes that were expected."""
         for index, (port, shape) in enumerate(zip(bound.outputs, expected, strict=True)):
             address = 0 if shape is None else outputs.allocate(index, shape, port.dtype)
             # No elements have no address, which ONNX Runtime does not take.
             if shape is None or address == 0:
-                binding.bind_output(port.name, "cuda", self._device)
+                binding.bind_new_output(port)
             else:
-                binding.bind_output(port.name, "cuda", self._device, port.number, shape, address)
+                binding.bind_output(port, shape, address)
         try:
             bound.run(binding)
         except Exception:
             # Another shape, or an error that the run into memory of ONNX Runtime meets again and reports.
             return False
         if None in expected:
-            for index, value in enumerate(binding.get_outputs()):
+            for index, value in enumerate(binding.outputs()):
                 if expected[index] is None:
                     self._copy(bound, index, value, outputs)
         return True

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from tf_opt.engines.onnxruntime.bindings import BoundSession, address_of, array_of
+from tf_opt.engines.onnxruntime.bindings import Binding, BoundSession, array_of
 from tf_opt.engines.onnxruntime.element_types import onnx_type
 from tf_opt.engines.onnxruntime.output_shapes import OutputShapes, Shape
 
 if TYPE_CHECKING:
-    from tf_opt.ops.python_runtime import Array, Outputs
+    from tf_opt.ops.python_runtime import RawArray, RawOutputs
+
+_NO_ELEMENTS = ctypes.create_string_buffer(64)
+_NOWHERE = ctypes.addressof(_NO_ELEMENTS)
+"""Where tensors without elements lie: ONNX Runtime wants some address."""
 
 
 class HostEngine:
@@ -32,51 +36,51 @@ class HostEngine:
         self._bound = BoundSession(session)
         self._shapes = OutputShapes(len(self._bound.outputs), self._bound.passed)
 
-    def run(self, inputs: Sequence[Array], outputs: Outputs) -> None:
-        """Runs once; see `PythonEngine.run`."""
-        shapes = tuple(array.shape for array in inputs)
+    def run_on_addresses(self, inputs: Sequence[RawArray], outputs: RawOutputs) -> None:
+        """Runs once; see `RawEngine.run_on_addresses`."""
+        shapes = tuple([array.shape for array in inputs])
         expected = self._shapes.expected(shapes)
         with self._bound.binding() as binding:
-            for port, array in zip(self._bound.inputs, inputs, strict=True):
-                binding.bind_input(port.name, "cpu", 0, onnx_type(array.dtype), array.shape, address_of(array))
+            for port, (address, shape, dtype) in zip(self._bound.inputs, inputs, strict=True):
+                binding.bind_input(port, onnx_type(dtype), shape, address or _NOWHERE)
             if expected is None or not self._run_into(binding, expected, outputs):
                 self._run_and_learn(binding, shapes, outputs)
         for index, source in self._bound.passed.items():
             # In place of what was taken over above, which is the input's own memory.
-            array = inputs[source]
-            np.copyto(outputs.allocate(index, array.shape, array.dtype), array)
+            address, shape, dtype = inputs[source]
+            ctypes.memmove(outputs.allocate(index, shape, dtype), address, math.prod(shape) * dtype.itemsize)
 
-    def _run_into(self, binding: Any, expected: Sequence[Shape | None], outputs: Outputs) -> bool:
+    def _run_into(self, binding: Binding, expected: Sequence[Shape | None], outputs: RawOutputs) -> bool:
         """Runs into memory of TensorFlow; returns whether the outputs had the shapes that were expected."""
         for index, (port, shape) in enumerate(zip(self._bound.outputs, expected, strict=True)):
             if shape is None:
-                binding.bind_output(port.name, "cpu")
+                binding.bind_new_output(port)
                 continue
-            array = outputs.allocate(index, shape, port.dtype)
-            binding.bind_output(port.name, "cpu", 0, port.number, shape, address_of(array))
+            address = outputs.allocate(index, shape, port.dtype)
+            binding.bind_output(port, shape, address or _NOWHERE)
         try:
             self._bound.run(binding)
         except Exception:
             # Another shape, or an error that the run into memory of ONNX Runtime meets again and reports.
             return False
         if None in expected:
-            for index, value in enumerate(binding.get_outputs()):
+            for index, value in enumerate(binding.outputs()):
                 if expected[index] is None:
                     self._give(index, value, outputs)
         return True
 
-    def _run_and_learn(self, binding: Any, inputs: tuple[Shape, ...], outputs: Outputs) -> None:
+    def _run_and_learn(self, binding: Binding, inputs: tuple[Shape, ...], outputs: RawOutputs) -> None:
         """Runs into memory of ONNX Runtime, and has TensorFlow take it over."""
-        binding.clear_binding_outputs()
+        binding.clear_outputs()
         for port in self._bound.outputs:
-            binding.bind_output(port.name, "cpu")
+            binding.bind_new_output(port)
         self._bound.run(binding)
-        values = binding.get_outputs()
+        values = binding.outputs()
         self._shapes.learn(inputs, [tuple(value.shape()) for value in values])
         for index, value in enumerate(values):
             self._give(index, value, outputs)
 
-    def _give(self, index: int, value: Any, outputs: Outputs) -> None:
+    def _give(self, index: int, value: Any, outputs: RawOutputs) -> None:
         """Has TensorFlow take over the memory of an output."""
         outputs.adopt(index, array_of(value), (value, self._bound.session))
 

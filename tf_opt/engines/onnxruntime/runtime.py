@@ -11,10 +11,10 @@ from tf_opt.engines.onnxruntime.session import create_session
 from tf_opt.errors import EngineUnavailableError
 
 if TYPE_CHECKING:
-    from tf_opt.ops.python_runtime import EngineDefinition, PythonEngine
+    from tf_opt.ops.python_runtime import EngineDefinition, PythonEngine, RawEngine
 
 
-def load_engine(definition: EngineDefinition) -> PythonEngine:
+def load_engine(definition: EngineDefinition) -> PythonEngine | RawEngine:
     """Returns an engine that runs where it was judged: on the provider that the header names.
 
     With the provider of the CPU, the op copies the tensors of a node that is on a GPU. With one of a GPU, ONNX Runtime
