@@ -117,6 +117,21 @@ def test_driver_has_to_serve_the_cuda_of_the_libraries(distribution, driver, usa
         assert f"tensorrt-cu{driver // 1000}" in reason
 
 
+def test_distributions_of_a_loaded_package_are_looked_through_once(monkeypatch):
+    asked = []
+
+    def version(name):
+        asked.append(name)
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    for _ in range(2):
+        with simulated_tensorrt("10.16"):
+            assert TensorRTBackend().unavailable_reason() is None
+            assert TensorRTBackend().refusal("Relu", (), ()) is None
+    assert asked == 2 * list(bindings.CUDA_OF_DISTRIBUTION)
+
+
 def test_importing_the_backend_imports_neither_tensorrt_nor_tensorflow_nor_the_driver():
     code = (
         "import sys, ctypes\n"

@@ -60,7 +60,11 @@ class TensorRTBackend(EngineBackend):
 
     def refusal(self, op: str, inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo]) -> str | None:
         """Refuses ops and element types that TensorRT lacks or computes in fewer bits."""
-        return self.unavailable_reason() or refusals.node_refusal(bindings.installed_version(), op, inputs, outputs)
+        try:
+            version = bindings.installed_version()
+        except (EngineUnavailableError, EnginePackageMissingError) as error:
+            return str(error)
+        return refusals.node_refusal(version, op, inputs, outputs)
 
     def precision_refusal(self, precision: str) -> str | None:
         """Judges by the GPU's compute capability and TensorRT's version."""

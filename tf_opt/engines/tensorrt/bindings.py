@@ -6,14 +6,13 @@ Modules of this package import `tensorrt` inside their functions, which run only
 from __future__ import annotations
 
 import importlib
+import sys
 from importlib import metadata
-from typing import TYPE_CHECKING
+from types import ModuleType
+from weakref import WeakKeyDictionary
 
 from tf_opt.engines.tensorrt import cuda
 from tf_opt.errors import EnginePackageMissingError, EngineUnavailableError
-
-if TYPE_CHECKING:
-    from types import ModuleType
 
 INSTALL_COMMAND = "pip install tensorrt"
 """The command that installs the package."""
@@ -24,6 +23,10 @@ SUPPORTED = "8.5, 8.6, 10 and 11"
 CUDA_OF_DISTRIBUTION = {"tensorrt-cu13": 13, "tensorrt-cu12": 12, "tensorrt-cu11": 11}
 """The major version of CUDA that the libraries of each distribution are built for. A driver serves those of its own and
 of earlier major versions."""
+
+_needed_cuda_of: WeakKeyDictionary[ModuleType, int] = WeakKeyDictionary()
+"""What a loaded package was found to need: the backend is asked about every node of a graph, and looking through the
+installed distributions takes milliseconds."""
 
 
 def tensorrt_module() -> ModuleType:
@@ -62,13 +65,24 @@ def tensorrt_module() -> ModuleType:
 def _check_driver() -> None:
     """Raises EngineUnavailableError where the driver is too old for TensorRT's libraries, which would fail later."""
     driver = cuda.cuda_driver().driver_version()
-    needed = next((major for name, major in CUDA_OF_DISTRIBUTION.items() if _is_distribution(name)), 0)
+    needed = _needed_cuda()
     if driver // 1000 < needed:
         raise EngineUnavailableError(
             f"The installed TensorRT is built for CUDA {needed}, and the NVIDIA driver serves CUDA up to "
             f"{driver // 1000}.{driver % 1000 // 10}. Update the driver, or install the TensorRT for it, such as "
             f"tensorrt-cu{driver // 1000}."
         )
+
+
+def _needed_cuda() -> int:
+    """Returns the major version of CUDA that TensorRT's libraries are built for, 0 where no distribution tells."""
+    loaded = sys.modules.get("tensorrt")
+    if loaded is not None and loaded in _needed_cuda_of:
+        return _needed_cuda_of[loaded]
+    needed = next((major for name, major in CUDA_OF_DISTRIBUTION.items() if _is_distribution(name)), 0)
+    if loaded is not None:
+        _needed_cuda_of[loaded] = needed
+    return needed
 
 
 def _is_distribution(name: str) -> bool:
