@@ -9,16 +9,12 @@ from typing import Any
 
 import pytest
 
-from tests.cli.bad_options import FEEDS, OPTIONS
-from tests.cli.bad_paths import ERROR, MODELS, RESULTS, optimize, write
+from tests.cli.bad_input_page import GROUPS, PAGE, page
+from tests.cli.bad_paths import ERROR, optimize, write
 from tests.cli.conftest import Invoke, Models
 from tf_opt.engines import openvino
 
-CASES = {
-    f"{group} {name}": case
-    for group, cases in (("model", MODELS), ("result", RESULTS), ("option", OPTIONS), ("feeds", FEEDS))
-    for name, case in cases.items()
-}
+CASES = {f"{group} {name}": case for group, cases in GROUPS.items() for name, case in cases.items()}
 
 
 def tree(path: Path) -> dict[str, bytes]:
@@ -41,6 +37,10 @@ def test_is_refused_with_a_message_and_nothing_written(
     assert result.stdout == ""
     assert "Traceback" not in message
     assert (tree(tmp_path), tree(models.folder)) == before
+
+
+def test_the_list_in_the_docs_is_this_one() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page(), "run: python -m tests.cli.bad_input_page"
 
 
 def test_an_engine_whose_package_is_missing(

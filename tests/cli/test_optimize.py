@@ -140,7 +140,7 @@ def test_options_and_calibration_arrive(
 
     monkeypatch.setattr(Tf2TrtOpt, "optimize", optimize)
     np.savez(tmp_path / "more.npz", x=np.ones([7, 16], np.float32))
-    arguments = ["--precision", "int8", "--engine", "onnxruntime,openvino", "--denied-op", "Softmax", "--opset", "20"]
+    arguments = ["--precision", "int8", "--engine", "onnxruntime,openvino", "--denied-op", "Softmax", "--opset", "18"]
     arguments += ["--calibration-feeds", str(tmp_path / "more.npz"), "--shape", "x=2x16", "--feed-count", "3"]
     result = invoke("optimize", models.graph, tmp_path / "fast", *arguments)
     assert result.exit_code == 130
@@ -150,7 +150,7 @@ def test_options_and_calibration_arrive(
     assert seen["options"].progress is False  # There is no terminal.
     assert [feed["x"].shape for feed in seen["feeds"]] == [(2, 16)] * 3
     assert [feed["x"].shape for feed in seen["calibration"]] == [(7, 16)]
-    assert (seen["disable_fp16"], seen["opset"]) == (True, 20)
+    assert (seen["disable_fp16"], seen["opset"]) == (True, 18)
     invoke("optimize", models.graph, tmp_path / "fast", "--16-bit", "--engine", "openvino")
     assert not (tmp_path / "fast").exists()
 

@@ -107,9 +107,10 @@ def test_ctrl_c_leaves_nothing_behind(models: Models, tmp_path: Path) -> None:
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_reader_may_stop_early(tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", [["--json"], []], ids=["json", "table"])
+def test_a_reader_may_stop_early(form: list[str], tmp_path: Path) -> None:
     process = subprocess.Popen(
-        [*PROGRAM, "cache", "list", "--json"],
+        [*PROGRAM, "cache", "list", *form],
         env=environment(TF_OPT_CACHE_DIR=str(tmp_path)),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

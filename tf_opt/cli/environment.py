@@ -21,6 +21,9 @@ _HEADING = "WARNING: All log messages before absl::InitializeLog"
 _LOGGED = re.compile(r"([IWEF])\d{4} ")
 _SEVERITIES = "IWEF"
 
+_TALKATIVE = ("tensorflow", "transformers", "nncf", "tf2onnx", "absl", "matplotlib")
+"""Loggers that warn of what a user of the command line can do nothing about."""
+
 
 def prepare_environment(output: Output, *, legacy_keras: bool) -> None:
     """Imports TensorFlow, after setting what it reads when it is imported; a log level that the user has set stays.
@@ -80,8 +83,10 @@ def quiet_libraries(*, verbose: bool) -> Iterator[None]:
                 yield
             return
         warnings.simplefilter("ignore")
-        # TensorFlow's Python code warns through a logger of this name, Hugging Face's and nncf's through theirs.
-        loggers = [logging.getLogger(name) for name in ("tensorflow", "transformers", "nncf", "tf2onnx", "absl")]
+        # TensorFlow's Python code warns through a logger of this name, the others through theirs.
+        loggers = [
+            logging.getLogger(name) for name in ("tensorflow", "transformers", "nncf", "tf2onnx", "absl", "matplotlib")
+        ]
         levels = [logger.level for logger in loggers]
         for logger in loggers:
             logger.setLevel(logging.ERROR)

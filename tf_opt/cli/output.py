@@ -107,7 +107,12 @@ class Output:
 def _console(file: Any) -> Console:
     from rich.console import Console
 
-    console = Console(file=file)
+    class OurConsole(Console):
+        def on_broken_pipe(self) -> None:
+            """Leaves it to `tf_opt.cli.running`: a reader that has seen enough is no error, which rich makes of it."""
+            raise BrokenPipeError
+
+    console = OurConsole(file=file)
     if console.is_terminal or "COLUMNS" in os.environ:
         return console
-    return Console(file=file, width=_WIDTH_WITHOUT_TERMINAL)
+    return OurConsole(file=file, width=_WIDTH_WITHOUT_TERMINAL)
