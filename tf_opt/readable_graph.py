@@ -19,6 +19,7 @@ editor folds them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,20 +27,14 @@ import tensorflow as tf
 from tensorflow.core.framework import attr_value_pb2, function_pb2, graph_pb2, node_def_pb2, tensor_shape_pb2
 from tensorflow.python.framework import function_def_to_graph, tensor_util
 
-from tf_opt.engines.blob import EngineBlob
-from tf_opt.errors import (
-    EngineBlobCorruptError,
-    EngineBlobVersionError,
-    InvalidGraphError,
-    OpBuildError,
-    UnknownOpError,
-)
+from tf_opt.engine_nodes import EngineFacts, data_input_count, engine_facts
+from tf_opt.errors import InvalidGraphError, OpBuildError, UnknownOpError
 from tf_opt.graph_checks import normalize_outputs, sink_outputs
 from tf_opt.ops.build import load as load_op
 from tf_opt.optimizer_inputs import check_graph_def
 from tf_opt.passes.tf.extract import shape_proto
 from tf_opt.passes.tf.graph_view import GraphView, InputRef, parse_input
-from tf_opt.passes.tf.splice import ENGINE_OP, NO_FALLBACK, NODE_COUNT_ATTRIBUTE, PRECISION_ATTRIBUTE
+from tf_opt.passes.tf.splice import ENGINE_OP, NO_FALLBACK
 from tf_opt.passes.tf.tensor_types import op_definition, tensor_infos
 from tf_opt.sizes import size_text
 from tf_opt.tensor_info import Shape, TensorInfo, node_name
@@ -54,15 +49,16 @@ _LARGEST_VALUE = 8
 _LONGEST_TEXT = 60
 """Strings and values are cut after so many characters."""
 
-_INFERENCE_PRECISION = {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}
 
-
-def format_graph(graph_def: graph_pb2.GraphDef, outputs: Sequence[str] | str | None = None) -> str:
+def format_graph(
+    graph_def: graph_pb2.GraphDef, outputs: Sequence[str] | str | None = None, assets: Path | None = None
+) -> str:
     """Returns a graph as readable text; see the top of this module for what it looks like.
 
     Args:
         graph_def: Any GraphDef, full or light, with engine nodes or without; it is not changed.
         outputs: Node or tensor names that the listing ends with; None takes the compute tensors that nothing consumes.
+        assets: The folder of the engines' files, where the graph is that of a SavedModel.
 
     Returns:
         The listing, with a line break at its end. Where TensorFlow cannot infer dtypes and shapes, because it does not
@@ -81,7 +77,7 @@ def format_graph(graph_def: graph_pb2.GraphDef, outputs: Sequence[str] | str | N
     functions = {function.signature.name: function for function in light.library.function}
     shapes = _argument_shapes(light, functions, types)
     lines = [f"# {note}"] if note else []
-    lines += _Listing(view, types, weights).block(
+    lines += _Listing(view, types, weights, assets).block(
         "graph", [f"%{_short(parse_input(name))}" for name in fetched], fetched
     )
     with tf.Graph().as_default():
@@ -89,18 +85,20 @@ def format_graph(graph_def: graph_pb2.GraphDef, outputs: Sequence[str] | str | N
         tf.graph_util.import_graph_def(graph_pb2.GraphDef(library=light.library), name="")
         for name, function in functions.items():
             if name != NO_FALLBACK:
-                lines += ["", *_function_block(function, light, shapes.get(name))]
+                lines += ["", *_function_block(function, light, shapes.get(name), assets)]
     return "\n".join(lines) + "\n"
 
 
 class _Listing:
     """The lines of one graph or function body."""
 
-    def __init__(self, view: GraphView, types: Mapping[str, TensorInfo], weights: WeightStore) -> None:
+    def __init__(
+        self, view: GraphView, types: Mapping[str, TensorInfo], weights: WeightStore, assets: Path | None
+    ) -> None:
         self._view = view
         self._types = types
         self._weights = weights
-        self._engines = [node.name for node in view if node.op == ENGINE_OP]
+        self._engines = {node.name: engine_facts(node, assets) for node in view if node.op == ENGINE_OP}
 
     def block(self, title: str, returned: Sequence[str], roots: Iterable[str]) -> list[str]:
         """Returns the whole block.
@@ -116,8 +114,8 @@ class _Listing:
         if constants := sum(map(self._constant_bytes, self._view)):
             facts.append(f"constants of {size_text(constants)}")
         lines = [f"{title} {{  # {', '.join(facts)}"]
-        for number, name in enumerate(self._engines):
-            lines.append(f"  # engine {number}: {name} {_engine_facts(self._view.node(name))}")
+        for number, (name, facts_of_engine) in enumerate(self._engines.items()):
+            lines.append(f"  # engine {number}: {name} {_facts_text(facts_of_engine)}")
         lines += [f"  {self._line(self._view.node(name))}" for name in self._order(roots)]
         return [*lines, f"  return {_cut(returned)}".rstrip(), "}"]
 
@@ -163,9 +161,11 @@ class _Listing:
         if node.op != ENGINE_OP:
             return f"{node.op}({_cut(names)}){_attributes_text(node)}"
         count = len(node.attr["InT"].list.type)
-        weights = f"; weights {_cut(names[count:])}" if names[count:] else ""
-        title = f"tf_opt::{node.attr['runtime'].s.decode(errors='replace')} #{self._engines.index(node.name)}"
-        return f"{title}({_cut(names[:count])}{weights}) {_engine_facts(node)}"
+        read = names[count : data_input_count(node)]
+        weights = f"; weights {_cut(read)}" if read else ""
+        facts = self._engines[node.name]
+        title = f"tf_opt::{facts.runtime} #{list(self._engines).index(node.name)}"
+        return f"{title}({_cut(names[:count])}{weights}) {_facts_text(facts)}"
 
     def _constant_bytes(self, node: node_def_pb2.NodeDef) -> int:
         if node.name in self._weights and is_weight(node):
@@ -174,7 +174,10 @@ class _Listing:
 
 
 def _function_block(
-    function: function_pb2.FunctionDef, light: graph_pb2.GraphDef, shapes: Sequence[Shape] | None
+    function: function_pb2.FunctionDef,
+    light: graph_pb2.GraphDef,
+    shapes: Sequence[Shape] | None,
+    assets: Path | None,
 ) -> list[str]:
     """Returns a function of the library as a block."""
     protos = None if shapes is None else [shape_proto(shape) for shape in shapes]
@@ -184,7 +187,7 @@ def _function_block(
     types, _ = _types(light_body)
     returned = [f"{name} = %{_short(parse_input(flat_names[source]))}" for name, source in function.ret.items()]
     roots = [flat_names[source] for source in function.ret.values()]
-    return _Listing(GraphView(light_body), types, weights).block(
+    return _Listing(GraphView(light_body), types, weights, assets).block(
         f"function @{function.signature.name}", returned, roots
     )
 
@@ -215,21 +218,11 @@ def _argument_shapes(
     return shapes
 
 
-def _engine_facts(node: node_def_pb2.NodeDef) -> str:
-    """Returns "[446 nodes, fp32, 0.4 MiB]": what the engine stands for, computes in, and occupies in the graph."""
-    blob = node.attr["engine"].s
-    facts = []
-    if NODE_COUNT_ATTRIBUTE in node.attr:
-        facts.append(f"{node.attr[NODE_COUNT_ATTRIBUTE].i:,} nodes")
-    precision = node.attr[PRECISION_ATTRIBUTE].s.decode() if PRECISION_ATTRIBUTE in node.attr else ""
-    try:
-        precision = precision or _INFERENCE_PRECISION.get(
-            EngineBlob.unpack(blob).header.get("inference_precision", ""), ""
-        )
-    except (EngineBlobCorruptError, EngineBlobVersionError):
-        precision = "unreadable"
-    facts += [precision] if precision else []
-    return f"[{', '.join([*facts, size_text(len(blob))])}]"
+def _facts_text(facts: EngineFacts) -> str:
+    """Returns "[446 nodes, fp32, 0.4 MiB]": what the engine stands for, computes in, and occupies."""
+    count = [] if facts.nodes is None else [f"{facts.nodes:,} nodes"]
+    precision = "unreadable" if facts.problem else facts.precision
+    return f"[{', '.join([*count, *([precision] if precision else []), size_text(facts.stored_bytes)])}]"
 
 
 def _constant_text(node: node_def_pb2.NodeDef) -> str:

@@ -22,6 +22,22 @@ def test_an_optimized_saved_model(models: Models, invoke: Invoke) -> None:
     assert found["report_problem"] == ""
 
 
+def test_engines_in_files(models: Models, tmp_path: Path, invoke: Invoke) -> None:
+    found = content(invoke("inspect", models.optimized, "--json"))["engines"]
+    files = sorted((models.optimized / "assets").iterdir())
+    assert sorted(engine["stored_bytes"] for engine in found) == sorted(file.stat().st_size for file in files)
+    assert all(engine["library_version"] and not engine["problem"] for engine in found)
+    copy = Path(shutil.copytree(models.optimized, tmp_path / "net"))
+    shutil.rmtree(copy / "assets")
+    for engine in content(invoke("inspect", copy, "--json"))["engines"]:
+        assert f"{copy / 'assets' / engine['name']}" in engine["problem"]
+        assert "Copy the SavedModel's folder as a whole" in engine["problem"]
+        assert (engine["stored_bytes"], engine["library_version"]) == (0, "")
+    result = invoke("inspect", copy, "--graph")
+    assert result.exit_code == 0
+    assert "unreadable" in result.stdout
+
+
 def test_for_people_on_80_columns(models: Models, invoke: Invoke) -> None:
     result = invoke("inspect", models.optimized, env={"COLUMNS": "80"})
     assert result.exit_code == 0
@@ -43,6 +59,8 @@ def test_the_graph_is_printed_when_asked(models: Models, invoke: Invoke) -> None
     assert "return %logits" in text
     listing = content(invoke("inspect", models.optimized, "--graph", "--json"))["graph"][""]
     assert "tf_opt::openvino" in listing
+    assert "nodes, fp32, " in listing
+    assert "unreadable" not in listing
 
 
 def test_a_stored_report_that_is_damaged_is_no_reason_to_see_nothing(

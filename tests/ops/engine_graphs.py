@@ -100,7 +100,8 @@ def engine_op(
     weights: Sequence[tf.Tensor],
     output_types: Sequence[tf.DType],
     *,
-    engine: bytes,
+    engine: bytes = b"",
+    stored_engine: Sequence[tf.Tensor] = (),
     runtime: str = "openvino",
     fallback: Any = "",
     output_shapes: Sequence[Any] | None = None,
@@ -113,6 +114,7 @@ def engine_op(
         tf_opt.ops.load().tf_opt_engine(
             inputs=list(inputs),
             weights=list(weights),
+            stored_engine=list(stored_engine),
             OutT=list(output_types),
             segment_name=name,
             runtime=runtime,

@@ -285,3 +285,27 @@ def test_held_weights_of_an_engine_stay_on_the_host() -> None:
         before = copies()
         np.testing.assert_array_equal(session.run(outputs, {x: rows(3)})[0], rows(3) + BIAS)
     assert copies() == (before[0] + 1, before[1] + 2)
+
+
+@pytest.mark.parametrize("count", [3, 101], ids=["engine", "fallback"])
+def test_stored_engine_stays_on_the_host(count: int) -> None:
+    python_runtime.register("device_add", DeviceAdd)
+    with tf1.Graph().as_default() as graph:
+        x = tf1.placeholder(tf.float32, [None, COLUMNS])
+        with tf.device("/device:CPU:0"):
+            stored = tf1.placeholder_with_default(blob(b"add"), [])
+        with tf.device("/device:GPU:0"):
+            outputs = engine_op(
+                [x],
+                [host_constant(BIAS)],
+                [tf.float32] * 2,
+                stored_engine=[stored],
+                runtime="device_add",
+                fallback=add_fallback(),
+            )
+    run = tf1.Session(graph=graph).make_callable(outputs, feed_list=[x])
+    np.testing.assert_array_equal(run(rows(count))[0], rows(count) + BIAS)
+    assert counters()["device_runs"] == (count == 3)
+    before = copies()
+    run(rows(count))
+    assert copies() == (before[0] + 1, before[1] + 2)  # The feed and the fetches.

@@ -23,7 +23,7 @@ def test_kernels_of_both_devices_are_registered() -> None:
         for kernel in kernels.get_registered_kernels_for_op("TfOptEngine").kernel
     }
 
-    assert registered == {"CPU": [], "GPU": ["weights"]}
+    assert registered == {"CPU": [], "GPU": ["weights", "stored_engine"]}
 
 
 @pytest.fixture(scope="module")

@@ -14,42 +14,24 @@ from tf_opt.cli.model_paths import ModelKind, weight_files
 from tf_opt.cli.models import read_model
 from tf_opt.cli.output import Output
 from tf_opt.cli.saved_model_files import Signature, choose_signatures, read_meta_graph, read_signatures
-from tf_opt.engines.blob import EngineBlob
-from tf_opt.errors import EngineBlobCorruptError, EngineBlobVersionError, ReportError
-from tf_opt.passes.tf.splice import ENGINE_OP, NO_FALLBACK, NODE_COUNT_ATTRIBUTE, PRECISION_ATTRIBUTE
+from tf_opt.engine_nodes import ASSETS, EngineFacts, engine_facts
+from tf_opt.errors import ReportError
+from tf_opt.passes.tf.splice import ENGINE_OP
 from tf_opt.readable_graph import format_graph
 from tf_opt.report.json import load_report
 from tf_opt.saved_model.writer import REPORT_PATH
 from tf_opt.sizes import stored_bytes
 
-_PRECISION_OF = {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}
-
 
 @dataclass(frozen=True, kw_only=True)
-class EngineContents:
+class EngineContents(EngineFacts):
     """One engine node.
 
     Attributes:
-        name: The node's name.
         function: The function that it stands in; empty for the main graph.
-        runtime: What runs it.
-        library_version: Version of the library that it was built with; empty where it cannot be read.
-        precision: What it computes in; empty where that is not said.
-        nodes: How many nodes it stands for; None where that is not said.
-        stored_bytes: What the node stores, without weights.
-        fallback: Whether it has its original nodes beside it.
-        problem: Why it cannot be read; empty where it can.
     """
 
-    name: str
     function: str
-    runtime: str
-    library_version: str
-    precision: str
-    nodes: int | None
-    stored_bytes: int
-    fallback: bool
-    problem: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +48,7 @@ class Contents:
         report_problem: Why what was stored cannot be read; empty where it can.
         graphs: What it was read from, by the title of a listing.
         fetched: Outputs of each graph that a listing ends with; None where they are found in it.
+        assets: Where its engines lie as files; None where they are in the graph.
     """
 
     path: Path
@@ -77,6 +60,7 @@ class Contents:
     report_problem: str = ""
     graphs: Mapping[str, graph_pb2.GraphDef] = field(repr=False)
     fetched: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    assets: Path | None = None
 
     @property
     def total_bytes(self) -> int:
@@ -85,7 +69,9 @@ class Contents:
 
     def listings(self) -> dict[str, str]:
         """Returns its graphs as readable text, by title."""
-        return {title: format_graph(graph, self.fetched.get(title)) for title, graph in self.graphs.items()}
+        return {
+            title: format_graph(graph, self.fetched.get(title), self.assets) for title, graph in self.graphs.items()
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """Returns all but the graphs as plain data."""
@@ -125,10 +111,11 @@ def read_contents(path: Path, kind: ModelKind, model: ModelArguments, output: Ou
             kind=kind,
             sizes=sizes,
             signatures=signatures,
-            engines=tuple(_engines(graph)),
+            engines=tuple(_engines(graph, path / ASSETS)),
             report=report,
             report_problem=problem,
             graphs={"": graph},
+            assets=path / ASSETS,
         )
     frozen = next(iter(read_model(path, kind, model, output).graphs.values()))
     return Contents(
@@ -152,36 +139,12 @@ def _stored_report(folder: Path) -> tuple[Any, str]:
         return None, str(error)
 
 
-def _engines(graph: graph_pb2.GraphDef) -> Iterable[EngineContents]:
-    for node in graph.node:
-        if node.op == ENGINE_OP:
-            yield _engine(node, "")
-    for function in graph.library.function:
-        for node in function.node_def:
+def _engines(graph: graph_pb2.GraphDef, assets: Path | None = None) -> Iterable[EngineContents]:
+    bodies = {"": graph.node, **{each.signature.name: each.node_def for each in graph.library.function}}
+    for function, nodes in bodies.items():
+        for node in nodes:
             if node.op == ENGINE_OP:
-                yield _engine(node, function.signature.name)
-
-
-def _engine(node: Any, function: str) -> EngineContents:
-    blob = node.attr["engine"].s
-    header: Mapping[str, Any] = {}
-    problem = ""
-    try:
-        header = EngineBlob.unpack(blob).header
-    except (EngineBlobCorruptError, EngineBlobVersionError) as error:
-        problem = str(error)
-    named = node.attr[PRECISION_ATTRIBUTE].s.decode() if PRECISION_ATTRIBUTE in node.attr else ""
-    return EngineContents(
-        name=node.name,
-        function=function,
-        runtime=node.attr["runtime"].s.decode(errors="replace"),
-        library_version=str(header.get("library_version", "")),
-        precision=named or _PRECISION_OF.get(str(header.get("inference_precision", "")), ""),
-        nodes=int(node.attr[NODE_COUNT_ATTRIBUTE].i) if NODE_COUNT_ATTRIBUTE in node.attr else None,
-        stored_bytes=len(blob),
-        fallback=node.attr["fallback"].func.name not in ("", NO_FALLBACK),
-        problem=problem,
-    )
+                yield EngineContents(function=function, **asdict(engine_facts(node, assets)))
 
 
 def _sizes(path: Path, kind: ModelKind) -> dict[str, int]:

@@ -4,8 +4,9 @@
     convert     weights            captured variables → weight placeholders, through the bodies of If and While too
     clean       cleanup            Assert, StopGradient, Identity chains, unreachable nodes
     fill                           weight placeholders → Const, in place
+    engines                        those of a SavedModel that was optimized: from its files into their nodes
 
-Only the last step touches the bytes of the weights, one variable at a time.
+Only `fill` touches the bytes of the weights, one variable at a time.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from tensorflow.python.grappler import tf_optimizer
 from tf_opt.errors import FreezeError
 from tf_opt.feeds import Array
 from tf_opt.freeze.cleanup import clean_graph
+from tf_opt.freeze.engines import held_engine, let_engines_be_inlined, may_hold_engine, put_engines_back
 from tf_opt.freeze.weights import REFERENCE_VARIABLE_OPS, WeightType, convert_captures
 from tf_opt.frozen_graph import FrozenGraph
 from tf_opt.graph_checks import check_graph, describe_tensor
@@ -236,6 +238,7 @@ def _inline(concrete: ConcreteFunction, kept: Sequence[str]) -> graph_pb2.GraphD
             del function.attr["api_implements"]
     if not graph_def.library.function:
         return graph_def
+    let_engines_be_inlined(graph_def.library)
     with concrete.graph.as_default():
         meta_graph = tf.compat.v1.train.export_meta_graph(graph_def=graph_def, graph=concrete.graph)
     # Collections hold the variables' initializers, which Grappler would look for in the graph. "train_op" tells it what
@@ -262,6 +265,7 @@ def _captures(concrete: ConcreteFunction, graph_def: graph_pb2.GraphDef) -> Capt
     variables = {id(variable.handle): variable for variable in held if hasattr(variable, "handle")}
     present = {node.name for node in graph_def.node}
     captures: Captures = {}
+    has_engines = may_hold_engine(graph_def)
     for external, internal in concrete.graph.captures:
         name = node_name(internal.name)
         if name not in present:
@@ -275,6 +279,8 @@ def _captures(concrete: ConcreteFunction, graph_def: graph_pb2.GraphDef) -> Capt
                     "graph runs. Freeze the outermost function."
                 )
             captures[name] = external
+        elif has_engines and hasattr(external, "numpy") and (engine := held_engine(external)) is not None:
+            captures[name] = engine
         # Tables stay placeholders of dtype resource: they are refused later, and only where an output needs them.
     for node in graph_def.node:
         if node.op in REFERENCE_VARIABLE_OPS and hasattr(concrete, "prune"):
@@ -341,6 +347,7 @@ def _fill(graph_def: graph_pb2.GraphDef, captures: Mapping[str, Any], *, keep_we
             tensor.tensor_content = value.tobytes()
         else:
             tensor.CopyFrom(tf.make_tensor_proto(value, dtype=dtype))
+    put_engines_back(graph_def)
     return arrays
 
 
@@ -359,7 +366,9 @@ def host_array(value: Any) -> Array:
     """
     tensor = value.read_value() if hasattr(value, "read_value") else value
     # `numpy` makes a copy.
-    array: Array = np.asarray(tensor._numpy() if hasattr(tensor, "_numpy") else tensor.numpy()).view()
+    value = tensor._numpy() if hasattr(tensor, "_numpy") else tensor.numpy()
+    # NumPy's own type for bytes loses zeros at their end.
+    array: Array = np.asarray(value, dtype=object if tensor.dtype == tf.string else None).view()
     array.flags.writeable = False
     return array
 

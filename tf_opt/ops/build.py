@@ -38,6 +38,7 @@ OP_SOURCES = (
     "engine_op_definition.cc",
     "engine_op.cc",
     "gpu_engine_op.cc",
+    "read_engine_op.cc",
     "fallback.cc",
     "held_constant.cc",
     "host_constant.cc",

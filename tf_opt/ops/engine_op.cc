@@ -3,8 +3,6 @@
 #include <sched.h>
 
 #include <algorithm>
-#include <cstdlib>
-#include <cstring>
 #include <fstream>
 
 #include "engine_blob.h"
@@ -20,8 +18,6 @@ using tensorflow::OpKernelConstruction;
 using tensorflow::OpKernelContext;
 using tensorflow::PartialTensorShape;
 using tensorflow::Tensor;
-
-constexpr char kOnFailureVariable[] = "TF_OPT_ON_ENGINE_FAILURE";
 
 // The CPUs this process may use: its affinity mask, and the share that its control group (a
 // container) grants.
@@ -61,6 +57,16 @@ EngineOp::EngineOp(OpKernelConstruction* construction) : AsyncOpKernel(construct
                  construction->GetAttr("maximum_cached_engines", &maximum_cached_engines_));
   OP_REQUIRES_OK(construction, construction->GetAttr("specialize_after", &specialize_after_));
   OP_REQUIRES_OK(construction, construction->GetAttr("specialize_shapes", &specialize_shapes_));
+  int stored_engines = 0;
+  OP_REQUIRES_OK(construction, construction->GetAttr("stored_engines", &stored_engines));
+  OP_REQUIRES(
+      construction,
+      stored_engines == 0 || (stored_engines == 1 &&
+                              tensorflow::GetNodeAttrString(construction->def(), "engine").empty()),
+      absl::InvalidArgumentError(
+          "stored_engines is " + std::to_string(stored_engines) +
+          ": give the engine as an attribute and 0, or an empty attribute, one input and 1"));
+  engine_is_input_ = stored_engines == 1;
   for (const char* attribute : {"OutT", "WeightT", "InT"}) {
     std::vector<tensorflow::DataType> types;
     OP_REQUIRES_OK(construction, construction->GetAttr(attribute, &types));
@@ -70,7 +76,8 @@ EngineOp::EngineOp(OpKernelConstruction* construction) : AsyncOpKernel(construct
                                              std::string(attribute) + " has " +
                                              tensorflow::DataTypeString(type)));
     }
-    input_count_ = static_cast<int>(types.size());  // InT comes last.
+    weight_count_ = input_count_;
+    input_count_ = static_cast<int>(types.size());  // WeightT, then InT come last.
   }
   OP_REQUIRES(construction, static_cast<int>(output_shapes_.size()) == construction->num_outputs(),
               absl::InvalidArgumentError("output_shapes must have one shape for each output"));
@@ -121,8 +128,8 @@ Status EngineOp::RunEngine(OpKernelContext* context, Engine* engine,
 
 void EngineOp::RunFallback(OpKernelContext* context, DoneCallback done) {
   std::vector<Tensor> arguments;
-  arguments.reserve(context->num_inputs());
-  for (int i = 0; i < context->num_inputs(); ++i) arguments.push_back(context->input(i));
+  arguments.reserve(argument_count());
+  for (int i = 0; i < argument_count(); ++i) arguments.push_back(context->input(i));
   fallback_.Run(context, arguments, std::move(done));
 }
 
@@ -196,11 +203,30 @@ Status EngineOp::LoadOnce(OpKernelContext* context, Engine** engine) {
   return load_status_;
 }
 
+Status EngineOp::StoredEngine(OpKernelContext* context, std::string_view* bytes) const {
+  // Read in place: the node's definition and the input stay in memory anyway, and an engine may be
+  // large.
+  if (!engine_is_input_) {
+    *bytes = tensorflow::GetNodeAttrString(def(), "engine");
+    return Status::Ok();
+  }
+  const Tensor& stored = context->input(argument_count());
+  if (stored.NumElements() != 1) {
+    return Status::Error("stored_engine has shape " + stored.shape().DebugString() +
+                         ", expected one string");
+  }
+  *bytes = stored.flat<tensorflow::tstring>()(0);
+  if (bytes->empty()) {  // See ReadEngineOp.
+    return {Code::kUnavailable, "its file could not be read when the model was loaded."};
+  }
+  return Status::Ok();
+}
+
 Status EngineOp::Load(OpKernelContext* context) {
   std::shared_ptr<Runtime> runtime;
   EngineBlob blob;
-  // Read in place: the node's definition stays in memory anyway, and an engine may be large.
-  const std::string& bytes = tensorflow::GetNodeAttrString(def(), "engine");
+  std::string_view bytes;
+  if (Status status = StoredEngine(context, &bytes); !status.ok()) return status;
   if (Status status = ParseEngineBlob(bytes, &blob); !status.ok()) return status;
   if (Status status = FindRuntime(runtime_name_, &runtime); !status.ok()) return status;
   weights_.clear();  // Of a load that was interrupted.
@@ -209,7 +235,7 @@ Status EngineOp::Load(OpKernelContext* context) {
   definition.header = blob.header;
   definition.payload = blob.payload;
   definition.output_count = context->num_outputs();
-  for (int i = input_count_; i < context->num_inputs(); ++i) {
+  for (int i = input_count_; i < argument_count(); ++i) {
     weights_.push_back(
         context->input(i));  // A reference: the tensor's memory is shared, not copied.
     definition.weights.push_back(ViewOf(weights_.back()));
@@ -231,9 +257,7 @@ Status EngineOp::Load(OpKernelContext* context) {
 }
 
 void EngineOp::HandleLoadFailure() {
-  const char* wish = std::getenv(kOnFailureVariable);
-  run_fallback_on_failure_ =
-      fallback_.exists() && wish != nullptr && std::strcmp(wish, "fallback") == 0;
+  run_fallback_on_failure_ = fallback_.exists() && FallbackIsWished();
   if (run_fallback_on_failure_) {
     LOG(WARNING) << Describe(load_status_).message << " (" << kOnFailureVariable
                  << "=fallback: the original TensorFlow nodes run instead)";

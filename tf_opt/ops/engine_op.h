@@ -8,6 +8,8 @@
 //   * No lock is held while an engine or the fallback runs.
 //   * `weights` are read at the load and for the fallback only, in host memory on every device; the
 //   loaded engine keeps references on them.
+//   * The stored engine, an attribute or the last input, is read at the load only; no runtime keeps
+//   a reference on it.
 //   * The engine's memory may become TensorFlow's tensors and outlive this kernel (see
 //   OutputAllocator::Adopt).
 
@@ -17,6 +19,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "fallback.h"
@@ -44,6 +47,8 @@ class EngineOp : public tensorflow::AsyncOpKernel {
   virtual void RunFallback(tensorflow::OpKernelContext* context, DoneCallback done);
 
   int input_count() const { return input_count_; }
+  // How many inputs and weights there are, which are what the fallback takes.
+  int argument_count() const { return input_count_ + weight_count_; }
   const std::vector<tensorflow::PartialTensorShape>& output_shapes() const {
     return output_shapes_;
   }
@@ -55,6 +60,7 @@ class EngineOp : public tensorflow::AsyncOpKernel {
   Status CountedRun(tensorflow::OpKernelContext* context, Engine* engine);
   Status LoadOnce(tensorflow::OpKernelContext* context, Engine** engine);
   Status Load(tensorflow::OpKernelContext* context);
+  Status StoredEngine(tensorflow::OpKernelContext* context, std::string_view* bytes) const;
   void HandleLoadFailure();
   Status Describe(const Status& status) const;
   void Fail(tensorflow::OpKernelContext* context, const DoneCallback& done,
@@ -68,6 +74,8 @@ class EngineOp : public tensorflow::AsyncOpKernel {
   int specialize_after_ = 0;
   std::vector<tensorflow::PartialTensorShape> specialize_shapes_;
   int input_count_ = 0;
+  int weight_count_ = 0;
+  bool engine_is_input_ = false;
   Statistics* statistics_ = nullptr;
   std::atomic<int64_t> running_{0};
   std::atomic<bool> warned_of_shape_{false};

@@ -31,6 +31,7 @@ absl::Status InferShapes(tensorflow::shape_inference::InferenceContext* context)
 REGISTER_OP("TfOptEngine")
     .Input("inputs: InT")
     .Input("weights: WeightT")
+    .Input("stored_engine: stored_engines * string")
     .Output("outputs: OutT")
     .Attr("InT: list(type) >= 0")
     .Attr("WeightT: list(type) >= 0")
@@ -38,6 +39,7 @@ REGISTER_OP("TfOptEngine")
     .Attr("segment_name: string")
     .Attr("runtime: string")
     .Attr("engine: string")
+    .Attr("stored_engines: int >= 0 = 0")
     .Attr("fallback: func")
     .Attr("output_shapes: list(shape)")
     .Attr("maximum_cached_engines: int = 16")
@@ -51,10 +53,12 @@ Runs a segment of a graph by an engine of tf_opt.
 
 inputs: What the segment reads; in the engine and in the fallback "input_<i>".
 weights: Constants of the segment, read once when the engine is loaded at the first call; "weight_<i>".
+stored_engine: The engine, where the attribute does not hold it: in a SavedModel it is read from a file.
 outputs: What the segment gives to the rest of the graph; "output_<i>".
 segment_name: Name in statistics and messages.
 runtime: Name of a runtime registered in this process, such as "openvino".
-engine: The engine in the container of tf_opt/engines/blob.py.
+engine: The engine in the container of tf_opt/engines/blob.py; empty where it is an input.
+stored_engines: 1 where the engine is an input, which is read once as the weights are; 0 otherwise.
 fallback: Function of the inputs, then the weights, with the segment's original nodes; an empty name, or
   one that contains "tf_opt_no_fallback", for none.
 output_shapes: Static shapes of the outputs, which every run is checked against.

@@ -1,5 +1,7 @@
 #include "fallback.h"
 
+#include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <string>
 
@@ -15,6 +17,11 @@ using tensorflow::Tensor;
 constexpr char kNoFallback[] = "tf_opt_no_fallback";
 
 }  // namespace
+
+bool FallbackIsWished() {
+  const char* wish = std::getenv(kOnFailureVariable);
+  return wish != nullptr && std::strcmp(wish, "fallback") == 0;
+}
 
 bool Fallback::exists() const {
   return !function_.name().empty() && function_.name().find(kNoFallback) == std::string::npos;

@@ -14,6 +14,10 @@
 
 namespace tf_opt {
 
+// Environment variable that asks for the fallback where an engine cannot be loaded.
+inline constexpr char kOnFailureVariable[] = "TF_OPT_ON_ENGINE_FAILURE";
+bool FallbackIsWished();
+
 class Fallback {
  public:
   using Library = tensorflow::FunctionLibraryRuntime;

@@ -63,7 +63,7 @@ class GpuEngineOp : public EngineOp {
 
   void RunFallback(OpKernelContext* context, DoneCallback done) override {
     std::vector<Tensor> arguments;
-    arguments.reserve(context->num_inputs());
+    arguments.reserve(argument_count());
     for (int i = 0; i < input_count(); ++i) arguments.push_back(context->input(i));
     OP_REQUIRES_OK_ASYNC(context, AppendWeights(context, &arguments), done);
     fallback().RunAcrossDevices(context, arguments, std::move(done));
@@ -122,8 +122,7 @@ class GpuEngineOp : public EngineOp {
 
   absl::Status AppendWeights(OpKernelContext* context, std::vector<Tensor>* arguments) {
     std::lock_guard<std::mutex> lock(weights_mutex_);
-    for (int i = input_count() + static_cast<int>(weights_.size()); i < context->num_inputs();
-         ++i) {
+    for (int i = input_count() + static_cast<int>(weights_.size()); i < argument_count(); ++i) {
       Tensor copy;
       TF_RETURN_IF_ERROR(CopyToDevice(context, context->input(i), &copy));
       weights_.push_back(std::move(copy));
@@ -136,7 +135,10 @@ class GpuEngineOp : public EngineOp {
   std::vector<Tensor> weights_;  // In the GPU's memory, for the fallback.
 };
 
-REGISTER_KERNEL_BUILDER(Name("TfOptEngine").Device(tensorflow::DEVICE_GPU).HostMemory("weights"),
+REGISTER_KERNEL_BUILDER(Name("TfOptEngine")
+                            .Device(tensorflow::DEVICE_GPU)
+                            .HostMemory("weights")
+                            .HostMemory("stored_engine"),
                         GpuEngineOp);
 
 }  // namespace

@@ -169,7 +169,7 @@ def _facts(segment: SegmentReport) -> Iterator[tuple[str, str]]:
         yield "largest difference", _error(segment.maximum_error)
     yield "weights", size_text(segment.weight_bytes)
     if segment.engine_bytes:
-        yield "stored in the engine node", size_text(segment.engine_bytes)
+        yield "stored engine", size_text(segment.engine_bytes)
     if segment.export_seconds:
         yield "export to ONNX", _seconds(segment.export_seconds)
     if segment.build_seconds:

@@ -91,7 +91,7 @@ class SegmentReport:
         onnx_pass_changes: ONNX passes, and how many places each changed.
         notes: What else a user should know of this segment.
         library: Package and version that built the engine.
-        engine_bytes: Size of what the engine node stores, with the weights that were derived for it.
+        engine_bytes: Size of the stored engine, with the weights that were derived for it.
         export_seconds: Wall time of the export to ONNX.
         build_seconds: Wall time of the build.
         maximum_error: Largest absolute difference of any output from the original, with this engine in.

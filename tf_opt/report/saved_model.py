@@ -22,7 +22,7 @@ class SavedModelReport(ReportOutput):
         original_bytes: Size of the given folder.
         optimized_bytes: Size of the written folder, before this report was added to it.
         variable_bytes: Size of the weights in it.
-        engine_bytes: Size of what its engine nodes store, without weights.
+        engine_bytes: Size of its engines, each once, without weights.
         endpoints: The same as `signatures` for callable attributes of the model that are no signature's graph.
         notes: What else a user should know, such as what was left out.
     """

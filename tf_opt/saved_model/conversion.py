@@ -10,6 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tf_opt.engine_nodes import engine_bytes
 from tf_opt.errors import FreezeError, InvalidFeedError
 from tf_opt.feeds import Feed
 from tf_opt.light_graph import LightGraph
@@ -17,6 +18,7 @@ from tf_opt.optimizer import Tf2TrtOpt
 from tf_opt.option_names import check_option_names
 from tf_opt.report.optimization import OptimizationReport
 from tf_opt.report.saved_model import SavedModelReport
+from tf_opt.saved_model.engine_files import EngineFiles, engine_files
 from tf_opt.saved_model.feeds import GivenFeeds
 from tf_opt.saved_model.functions import GraphFunction, declared, endpoint_function, signature_function
 from tf_opt.saved_model.parts import Part, SharedGraph, freeze_part, share_graphs, tensor_specs
@@ -24,7 +26,6 @@ from tf_opt.saved_model.source import LoadedModel, renamed_input
 from tf_opt.saved_model.weights import WeightVariables
 from tf_opt.saved_model.writer import (
     SavedModelContent,
-    engine_bytes,
     needed_objects,
     variable_bytes,
     write_content,
@@ -167,17 +168,18 @@ class Conversion:
             self.notes = ["Nothing was optimized: the SavedModel is a copy."]
             with self.stage("copying"):
                 return write_copy(self.model.folder, target, self.report, overwrite=overwrite)
-        with self.stage("tracing"):
-            content = self._content()
-        with self.stage("writing"):
-            extra = self.model.folder / "assets.extra"
-            return write_content(content, target, self.report, overwrite=overwrite, extra=extra)
+        with engine_files() as engines:
+            with self.stage("tracing"):
+                content = self._content(engines)
+            with self.stage("writing"):
+                extra = self.model.folder / "assets.extra"
+                return write_content(content, target, self.report, overwrite=overwrite, extra=extra)
 
-    def _content(self) -> SavedModelContent:
+    def _content(self, engines: EngineFiles) -> SavedModelContent:
         signatures: dict[str, Any] = {}
         endpoints: dict[str, Any] = {}
         for each in self.optimized:
-            function = GraphFunction(each.result, self.weights)
+            function = GraphFunction(each.result, self.weights, engines)
             for part, keys in zip(each.group.parts, each.group.output_keys, strict=True):
                 call, inputs, outputs = self._adapted(function, part, keys, each.result)
                 if part.is_signature:
@@ -194,6 +196,7 @@ class Conversion:
             signatures=signatures,
             endpoints=endpoints,
             variables=tuple(self.weights.used.values()),
+            engines=engines.resources,
             kept=needed_objects(self.model.root, functions),
         )
 
@@ -228,7 +231,7 @@ class Conversion:
             original_bytes=stored_bytes(self.model.folder),
             optimized_bytes=stored_bytes(folder),
             variable_bytes=variable_bytes(folder),
-            engine_bytes=sum(engine_bytes(each.result.graph_def) for each in self.optimized),
+            engine_bytes=engine_bytes(*(each.result.graph_def for each in self.optimized)),
             endpoints=self.endpoint_reports,
             notes=tuple(self.notes),
         )

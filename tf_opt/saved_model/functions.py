@@ -2,9 +2,9 @@
 
     signature ─┐
                ├─► the graph as one function ─┬─► nodes and engine nodes
-    endpoint ──┘                              └─► ReadVariableOp of each weight
+    endpoint ──┘                              └─► ReadVariableOp of each weight and each engine
 
-The graph is traced once, so that its engines are stored once, however many signatures and endpoints call it.
+The graph is traced once, however many signatures and endpoints call it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from tensorflow.core.framework import graph_pb2
 from tf_opt.freeze.cleanup import called_functions
 from tf_opt.light_graph import LightGraph
 from tf_opt.ops.host_weights import engine_weights
+from tf_opt.saved_model.engine_files import EngineFiles, read_stored_engine
 from tf_opt.saved_model.weights import WeightVariables, read_host_weight
 from tf_opt.tensor_info import TensorInfo, node_name
 from tf_opt.weights import add_constant, is_weight
@@ -33,14 +34,16 @@ _PREFIX = "tf_opt"
 class GraphFunction:
     """A light graph as a function from inputs to outputs, both by key, whose weights are variables."""
 
-    def __init__(self, model: LightGraph, weights: WeightVariables) -> None:
-        """Makes the variables that are missing, and traces.
+    def __init__(self, model: LightGraph, weights: WeightVariables, engines: EngineFiles) -> None:
+        """Makes the variables and files that are missing, and traces.
 
         Args:
             model: The graph.
             weights: Where its variables come from.
+            engines: Where its engines go.
         """
         self.model = model
+        self._engines = engines
         read = _read_names(model)
         names = [node.name for node in model.graph_def.node if is_weight(node) and not node.input]
         on_host = engine_weights(model.graph_def) & set(names)
@@ -75,6 +78,8 @@ class GraphFunction:
         for name, variable in self._host_variables.items():
             values[f"{name}:0"] = read_host_weight(variable, self.model.weights.info(name))
         graph_def = _without(self.model, {node_name(name) for name in values})
+        for name, resource in self._engines.take_out(graph_def, self.model.graph_def).items():
+            values[name] = read_stored_engine(resource)
         rename_functions(graph_def)
         present = {node.name for node in graph_def.node}
         read = {f"{n}:0" for node in graph_def.node for n in map(_tensor, node.input)}

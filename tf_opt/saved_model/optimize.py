@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from tf_opt.engine_nodes import engine_bytes
 from tf_opt.errors import InvalidOptionError
 from tf_opt.feeds import Feed
 from tf_opt.frozen_graph import FrozenGraph
@@ -23,11 +24,12 @@ from tf_opt.output_paths import check_output_folder
 from tf_opt.report.optimization import OptimizationReport
 from tf_opt.report.saved_model import SavedModelReport
 from tf_opt.saved_model.conversion import Conversion
+from tf_opt.saved_model.engine_files import engine_files
 from tf_opt.saved_model.feeds import GivenFeeds
 from tf_opt.saved_model.functions import GraphFunction, signature_function
 from tf_opt.saved_model.source import chosen_signatures, load_saved_model
 from tf_opt.saved_model.weights import WeightVariables
-from tf_opt.saved_model.writer import SavedModelContent, engine_bytes, variable_bytes, write_content
+from tf_opt.saved_model.writer import SavedModelContent, variable_bytes, write_content
 from tf_opt.sizes import stored_bytes
 
 Feeds: TypeAlias = Sequence[Feed] | Mapping[str, Sequence[Feed]]
@@ -122,11 +124,6 @@ def save_saved_model(
     target = check_output_folder(out_dir, overwrite=overwrite)
     model = light_graph(frozen)
     weights = WeightVariables()
-    function = GraphFunction(model, weights)
-    content = SavedModelContent(
-        signatures={signature: signature_function(function, model.inputs, model.outputs)},
-        variables=tuple(weights.used.values()),
-    )
 
     def make_report(folder: Path) -> SavedModelReport:
         return SavedModelReport(
@@ -138,5 +135,12 @@ def save_saved_model(
             engine_bytes=engine_bytes(model.graph_def),
         )
 
-    write_content(content, target, make_report, overwrite=overwrite)
+    with engine_files() as engines:
+        function = GraphFunction(model, weights, engines)
+        content = SavedModelContent(
+            signatures={signature: signature_function(function, model.inputs, model.outputs)},
+            variables=tuple(weights.used.values()),
+            engines=engines.resources,
+        )
+        write_content(content, target, make_report, overwrite=overwrite)
     return target

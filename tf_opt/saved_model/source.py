@@ -21,7 +21,8 @@ ConcreteFunction: TypeAlias = Any
 
 _BOOKKEEPING = frozenset(
     """
-    signatures variables trainable_variables non_trainable_variables initializer asset_paths tf_opt_weights tf_opt_kept
+    signatures variables trainable_variables non_trainable_variables initializer asset_paths tf_opt_weights
+    tf_opt_engines tf_opt_kept
     """.split()
 )
 """Attributes by which TensorFlow, Keras and tf_opt keep hold of what the functions need."""

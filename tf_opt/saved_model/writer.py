@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.core.framework import graph_pb2
 from tensorflow.python.checkpoint.graph_view import ObjectGraphView
 from tensorflow.python.trackable.resource import CapturableResource, TrackableResource
 
 from tf_opt.folders import writing_folder
-from tf_opt.passes.tf.splice import ENGINE_OP
 from tf_opt.report.saved_model import SavedModelReport
 from tf_opt.sizes import stored_bytes
 
@@ -30,12 +28,14 @@ class SavedModelContent:
         signatures: Concrete functions by key.
         endpoints: Functions by the attribute of the root that they become.
         variables: What the functions read.
+        engines: Resources that hold the engines which the functions run.
         kept: Objects of the loaded model that functions of it need: variables, tables, assets.
     """
 
     signatures: Mapping[str, Any]
     endpoints: Mapping[str, Any] = field(default_factory=dict)
     variables: Sequence[Any] = ()
+    engines: Sequence[Any] = ()
     kept: Sequence[Any] = ()
 
 
@@ -58,6 +58,7 @@ def write_content(
     """
     root = tf.__internal__.tracking.AutoTrackable()
     root.tf_opt_weights = list(content.variables)
+    root.tf_opt_engines = list(content.engines)
     root.tf_opt_kept = list(content.kept)
     for name, function in content.endpoints.items():
         setattr(root, name, function)
@@ -89,11 +90,6 @@ def _add_report(folder: Path, make: Callable[[Path], SavedModelReport]) -> Saved
 def variable_bytes(folder: Path) -> int:
     """Returns the size of the weights in a SavedModel."""
     return stored_bytes(folder / "variables") if (folder / "variables").is_dir() else 0
-
-
-def engine_bytes(graph_def: graph_pb2.GraphDef) -> int:
-    """Returns the size of what the engine nodes of a graph store."""
-    return sum(len(node.attr["engine"].s) for node in graph_def.node if node.op == ENGINE_OP)
 
 
 def needed_objects(root: Any, functions: Sequence[Any]) -> list[Any]:
