@@ -84,9 +84,7 @@ def quiet_libraries(*, verbose: bool) -> Iterator[None]:
             return
         warnings.simplefilter("ignore")
         # TensorFlow's Python code warns through a logger of this name, the others through theirs.
-        loggers = [
-            logging.getLogger(name) for name in ("tensorflow", "transformers", "nncf", "tf2onnx", "absl", "matplotlib")
-        ]
+        loggers = [logging.getLogger(name) for name in _TALKATIVE]
         levels = [logger.level for logger in loggers]
         for logger in loggers:
             logger.setLevel(logging.ERROR)
