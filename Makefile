@@ -10,6 +10,9 @@ ARGS ?=
 # each holds TensorFlow and may hold a model.
 WORKERS ?= $(shell workers=$$(($$(nproc 2>/dev/null || echo 1) + 1)); echo $$((workers < 4 ? workers : 4)))
 
+# A process takes whole files, in the order that tests/conftest.py gives them.
+parallel = --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -33,14 +36,14 @@ demo: $(installed)  ## optimize a BERT and compare it with the original
 	$(python) examples/01_bert/run.py $(ARGS)
 
 test: $(installed)  ## run all tests
-	$(python) -m pytest --numprocesses $(WORKERS) --dist loadfile --durations 20 $(ARGS)
+	$(python) -m pytest $(parallel) --durations 20 $(ARGS)
 
 test-fast: $(installed)  ## run the tests that take seconds
-	$(python) -m pytest --numprocesses $(WORKERS) --dist loadfile -m 'not slow' $(ARGS)
+	$(python) -m pytest $(parallel) -m 'not slow' $(ARGS)
 
 # A target of its own, and of the quick tests alone: tracing takes half as long again.
 coverage: $(installed)  ## list the lines that no quick test reaches
-	$(python) -m pytest --cov --numprocesses $(WORKERS) --dist loadfile -m 'not slow' $(ARGS)
+	$(python) -m pytest --cov $(parallel) -m 'not slow' $(ARGS)
 
 bench: $(installed)  ## measure BERT's latency against the original Session
 	$(python) benchmark/bert_latency.py $(ARGS)

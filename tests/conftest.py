@@ -79,6 +79,18 @@ def why_no_gpu() -> str | None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # A stable sort: the order stays as it is otherwise, and a quick test that fails is seen first.
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        ranks: dict[Path, int] = {}
+        for item in items:
+            ranks[item.path] = min(start_rank(item), ranks.get(item.path, 2))
+        items.sort(key=lambda item: ranks[item.path])
     for item in items:
         if item.get_closest_marker("gpu") is not None and (reason := why_no_gpu()) is not None:
             item.add_marker(pytest.mark.skip(reason=f"needs a GPU: {reason}"))
+
+
+def start_rank(item: pytest.Item) -> int:
+    """When processes that share the files start this test's: long ones first, so that none is left alone with one."""
+    if item.get_closest_marker("memory") is not None:
+        return 0  # While the other processes are small.
+    return 1 if item.get_closest_marker("slow") is not None else 2

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 
@@ -27,6 +29,7 @@ def test_every_mark_belongs_to_a_block() -> None:
     assert README.count(RUNNABLE) == len(runnable_blocks(README)) >= 1
 
 
+@pytest.mark.slow
 def test_python_blocks_run_one_after_the_other(tmp_path: Path) -> None:
     # Each is a process of its own, as a reader starts it. A later one reads what an earlier one wrote into the folder.
     for block in runnable_blocks(README):

@@ -72,6 +72,7 @@ def test_names_that_tensorflow_would_change_when_it_writes(tmp_path: Path) -> No
     assert stored == (tmp_path / "original" / "saved_model.pb").read_bytes()
 
 
+@pytest.mark.slow
 def test_hugging_face(tmp_path: Path) -> None:
     model = bert_models.random_bert(
         vocab_size=60, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=40

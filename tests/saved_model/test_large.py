@@ -65,6 +65,7 @@ def available_memory() -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.memory
 def test_three_gigabytes(tmp_path: Path) -> None:
     memory, disk = available_memory(), shutil.disk_usage(tmp_path).free
     lacks_room = memory < _NEEDED_MEMORY or disk < _NEEDED_DISK
