@@ -73,6 +73,18 @@ def test_endpoint_of_keras(exported: Path, optimized: Path) -> None:
         after.serve(tf.constant([1.0]))
 
 
+def test_xla_refuses_engines_by_name(optimized: Path) -> None:
+    loaded = tf.saved_model.load(str(optimized))
+    feed = tensors(two_feeds())
+
+    def call(**inputs: Any) -> Any:
+        return loaded.signatures["serving_default"](**inputs)
+
+    assert_close(call(**feed), tf.function(call, autograph=False)(**feed))
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"unsupported operations .*TfOptEngine"):
+        tf.function(call, jit_compile=True, autograph=False)(**feed)
+
+
 def test_layer_of_keras(exported: Path, optimized: Path) -> None:
     expected = keras.layers.TFSMLayer(str(exported))(two_feeds())
     assert_close(expected, keras.layers.TFSMLayer(str(optimized))(two_feeds()))
