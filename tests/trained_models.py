@@ -17,20 +17,14 @@ import bert_models
 
 
 @functools.cache
-def minilm_model() -> tuple[Any, Any]:
-    """Returns the Keras model and the tokenizer. Nobody may change them."""
-    return bert_models.minilm()
-
-
-@functools.cache
 def minilm() -> tuple[tf_opt.FrozenGraph, Any]:
     """Returns the frozen graph and the tokenizer. Nobody may change them."""
-    model, tokenizer = minilm_model()
+    model, tokenizer = bert_models.minilm()
     return tf_opt.freeze_keras(model), tokenizer
 
 
 def sentence_feed(sentences: Sequence[str]) -> dict[str, Any]:
     """Returns what MiniLM is fed for a batch of sentences: int32 arrays [sentences, length] by input."""
-    _, tokenizer = minilm_model()
+    _, tokenizer = minilm()
     tokens = tokenizer(list(sentences), padding=True, return_tensors="np")
     return {name: np.asarray(values, np.int32) for name, values in tokens.items()}

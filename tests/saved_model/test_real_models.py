@@ -12,7 +12,6 @@ import pytest
 import tensorflow as tf
 from typer.testing import CliRunner
 
-from tests import trained_models
 from tests.cli.conftest import content
 from tests.saved_model.saved_models import in_new_process, tensors
 from tests.trained_models import bert_models
@@ -38,13 +37,15 @@ np.savez(sys.argv[3], **answers)
 """
 
 
-def bert(folder: Path, model: Any, feed: Arrays) -> tuple[dict[str, Arrays], dict[str, Arrays]]:
-    """Writes the signatures `serving_default` and `embed`; returns what each is fed and what it answers."""
+def bert(model: Any, folder: Path, *functions: str) -> Any:
+    """Writes a BERT with some functions of `serving_module` as signatures of these names; returns that module."""
     module = bert_models.serving_module(model)
-    tf.saved_model.save(module, str(folder), signatures={"serving_default": module.serve, "embed": module.embed})
-    two = {name: feed[name] for name in ("input_ids", "attention_mask")}
-    answers = {"serving_default": module.serve(tensors(feed)), "embed": module.embed(**tensors(two))}
-    return {"serving_default": feed, "embed": two}, answers
+    written = tf.Module()
+    # Not the model itself: Keras would trace each of its layers alone, which takes longer than all else here.
+    written.parameters = model.variables
+    signatures = {name: getattr(module, name) for name in functions}
+    tf.saved_model.save(written, str(folder), signatures=signatures)
+    return module
 
 
 def bert_base(folder: Path) -> tuple[dict[str, Arrays], dict[str, Arrays]]:
@@ -54,16 +55,21 @@ def bert_base(folder: Path) -> tuple[dict[str, Arrays], dict[str, Arrays]]:
         "attention_mask": (np.arange(20) < np.array([[20], [7], [1]])).astype(np.int32),
         "token_type_ids": np.tile((np.arange(20) > 9).astype(np.int32), (3, 1)),
     }
-    return bert(folder, bert_models.random_bert(), feed)
+    module = bert(bert_models.random_bert(), folder, "serve", "embed")
+    two = {name: feed[name] for name in ("input_ids", "attention_mask")}
+    return {"serve": feed, "embed": two}, {"serve": module.serve(tensors(feed)), "embed": module.embed(**tensors(two))}
 
 
 def minilm(folder: Path) -> tuple[dict[str, Arrays], dict[str, Arrays]]:
-    model, _ = trained_models.minilm_model()
-    feeds, answers = bert(folder, model, trained_models.sentence_feed(bert_models.SENTENCES))
-    embeddings = answers["embed"]["embedding"].numpy()
+    model, tokenizer = bert_models.minilm()
+    module = bert(model, folder, "embed")
+    tokens = tokenizer(list(bert_models.SENTENCES), padding=True, return_tensors="np")
+    feed = {name: tokens[name].astype(np.int32) for name in ("input_ids", "attention_mask")}
+    answer = module.embed(**tensors(feed))
+    embeddings = answer["embedding"].numpy()
     # What the package's authors give for these sentences: the weights really are the trained ones.
     assert embeddings[0] @ embeddings[1] == pytest.approx(0.689, abs=2e-3)
-    return feeds, answers
+    return {"embed": feed}, {"embed": answer}
 
 
 def resnet50(folder: Path) -> tuple[dict[str, Arrays], dict[str, Arrays]]:
