@@ -17,7 +17,10 @@ FLOAT = tf.float32.as_datatype_enum
 def evaluate(graph_def: graph_pb2.GraphDef, fetches: list[str], x: Any) -> list[Any]:
     with tf.Graph().as_default() as graph:
         tf.import_graph_def(graph_def, name="")
-    with tf.compat.v1.Session(graph=graph) as session:
+    config = tf.compat.v1.ConfigProto()
+    # What the graph says: TensorFlow 2.19's optimizer takes a sign away where one of two negations has a control input.
+    config.graph_options.rewrite_options.disable_meta_optimizer = True
+    with tf.compat.v1.Session(graph=graph, config=config) as session:
         values: list[Any] = session.run(fetches, {"x:0": x})
         return values
 

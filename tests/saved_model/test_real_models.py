@@ -16,6 +16,7 @@ from tests.cli.conftest import content
 from tests.saved_model.saved_models import in_new_process, tensors
 from tests.trained_models import bert_models
 from tf_opt.cli.program import app
+from tf_opt.cli.saved_model_files import read_signatures
 from tf_opt.sizes import size_text, stored_bytes
 
 RTOL, ATOL = 1e-6, 1e-3
@@ -78,7 +79,7 @@ def resnet50(folder: Path) -> tuple[dict[str, Arrays], dict[str, Arrays]]:
     model = keras.applications.ResNet50(weights=None, classifier_activation=None)
     model.export(folder, verbose=False)
     images = np.random.default_rng(0).normal(size=(2, 224, 224, 3)).astype(np.float32)
-    [key] = tf.saved_model.load(str(folder)).signatures["serve"].structured_input_signature[1]
+    [key] = (info.key for info in read_signatures(folder)["serve"].inputs)
     names = ("serve", "serving_default")
     return {name: {key: images} for name in names}, {name: {"output_0": model(images)} for name in names}
 
