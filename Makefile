@@ -27,7 +27,7 @@ ifneq ($(identity),$(shell cat $(installed) 2>/dev/null))
 .PHONY: $(installed)
 endif
 
-.PHONY: help demo test test-fast coverage lint format bench venv clean
+.PHONY: help demo test test-fast lint format bench venv clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -35,15 +35,11 @@ help:  ## list the targets
 demo: $(installed)  ## optimize a BERT and compare it with the original
 	$(python) examples/01_bert/run.py $(ARGS)
 
-test: $(installed)  ## run all tests
-	$(python) -m pytest $(parallel) --durations 20 $(ARGS)
+test: $(installed)  ## run all tests, and list the lines that the quick ones do not reach
+	$(python) -m pytest --cov $(parallel) --durations 20 $(ARGS)
 
 test-fast: $(installed)  ## run the tests that take seconds
 	$(python) -m pytest $(parallel) -m 'not slow' $(ARGS)
-
-# A target of its own, and of the quick tests alone: tracing takes half as long again.
-coverage: $(installed)  ## list the lines that no quick test reaches
-	$(python) -m pytest --cov $(parallel) -m 'not slow' $(ARGS)
 
 bench: $(installed)  ## measure BERT's latency against the original Session
 	$(python) benchmark/bert_latency.py $(ARGS)
