@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
+import bert_models
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -12,9 +10,6 @@ import tensorflow as tf
 import tf_opt
 from tests import trained_models
 from tests.small_graphs import engine_nodes
-
-sys.path.append(str(Path(__file__).resolve().parent.parent / "examples" / "01_bert"))
-import bert_models
 
 
 def optimized_and_report(frozen, feeds, **options):

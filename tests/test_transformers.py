@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import bert_models
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import tf_opt
 from tests import trained_models
-
-sys.path.append(str(Path(__file__).resolve().parent.parent / "examples" / "01_bert"))
-import bert_models
 
 ROOT = Path(__file__).resolve().parent
 LAYERS = 2

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+import bert_models
 import numpy as np
 
 import tf_opt
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "examples" / "01_bert"))
-import bert_models
 
 
 @functools.cache

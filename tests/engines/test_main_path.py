@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 import threading
-from pathlib import Path
 from typing import Any
 
+import bert_models
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -21,9 +20,6 @@ from tf_opt.graph_checks import frozen_from_graph_def
 from tf_opt.ops import reset_statistics, statistics
 from tf_opt.options import Options
 from tf_opt.precision import available_precisions
-
-sys.path.append(str(Path(__file__).resolve().parents[2] / "examples" / "01_bert"))
-import bert_models
 
 SIZES = {"vocab_size": 300, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 

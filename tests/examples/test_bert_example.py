@@ -24,7 +24,6 @@ def test_help():
 
 @pytest.mark.slow
 def test_local_model(tmp_path):
-    sys.path.append(str(SCRIPT.parent))
     import bert_models
 
     small = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}

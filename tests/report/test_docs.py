@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 import struct
-import sys
 from pathlib import Path
 
 import jsonschema
 import pytest
+import report_fields
 
 from tests.report.sample_reports import full_report, saved_model_report
 from tf_opt.report.optimization import OptimizationReport
@@ -18,8 +17,6 @@ from tf_opt.report.saved_model import SavedModelReport
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
-sys.path.append(str(DOCS))
-report_fields = importlib.import_module("report_fields")
 
 STALE = "run `python docs/report_fields.py`"
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
+import bert_models
 import numpy as np
 import onnx_ir as ir
 import openvino
@@ -16,9 +14,6 @@ from tests.passes.onnx.precision_checks import bert, emulated, pooled_cosines, r
 from tf_opt.passes.onnx.convert_precision import ConvertPrecision
 from tf_opt.passes.onnx.pass_base import OnnxPipeline
 from tf_opt.passes.onnx.segment_weights import detach_segment
-
-sys.path.append(str(Path(__file__).resolve().parents[3] / "examples" / "01_bert"))
-import bert_models
 
 
 @both_precisions

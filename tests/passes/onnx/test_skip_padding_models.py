@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
+import bert_models
 import numpy as np
 import pytest
 
 import tf_opt
 from tests import trained_models
 from tests.passes.onnx.token_checks import masks
-
-sys.path.append(str(Path(__file__).resolve().parents[3] / "examples" / "01_bert"))
-import bert_models
 
 pytestmark = pytest.mark.slow
 
