@@ -24,10 +24,12 @@ class GraphBorder:
     Attributes:
         inputs: The placeholders to feed, in the model's order.
         outputs: The tensors to fetch, in the model's order.
+        assertions: How many of the model's own checks (tf.debugging.assert_less and the like) freezing took out.
     """
 
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
+    assertions: int = 0
 
     @property
     def input_names(self) -> tuple[str, ...]:

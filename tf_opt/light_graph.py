@@ -29,11 +29,16 @@ class LightGraph(GraphBorder):
     def attached(self) -> FrozenGraph:
         """Returns the graph with its weights as constants in it."""
         return FrozenGraph(
-            graph_def=attach_weights(self.graph_def, self.weights), inputs=self.inputs, outputs=self.outputs
+            graph_def=attach_weights(self.graph_def, self.weights),
+            inputs=self.inputs,
+            outputs=self.outputs,
+            assertions=self.assertions,
         )
 
 
 def light_graph(frozen: FrozenGraph) -> LightGraph:
     """Returns the graph beside its weights, which still belong to `frozen`: it must not change meanwhile."""
     light, weights = detach_weights(frozen.graph_def)
-    return LightGraph(graph_def=light, weights=weights, inputs=frozen.inputs, outputs=frozen.outputs)
+    return LightGraph(
+        graph_def=light, weights=weights, inputs=frozen.inputs, outputs=frozen.outputs, assertions=frozen.assertions
+    )

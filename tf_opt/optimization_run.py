@@ -72,7 +72,7 @@ class OptimizationRun:
             light = self.builder.separate(pipeline.run(self.model.graph_def, self.border))
             segmentation = self.builder.segment(light)
             segments = tuple(describe_segment(segment, light, weights) for segment in segmentation.segments)
-            report = self.report(segmentation, segments, pipeline)
+            report = replace(self.report(segmentation, segments, pipeline), notes=self.notes())
             if self.dump is not None:
                 self.dump.finish(light, weights, report, self.model.output_names)
         return report
@@ -104,7 +104,9 @@ class OptimizationRun:
             if entry.graph_def is not None:
                 optimized = self.described(entry.graph_def, weights.extended(entry.derived_weights))
             stages = {"cache": time.perf_counter() - started} if entry.report.from_cache else dict(self.stage_seconds)
-            report = replace(entry.report, stage_seconds=stages, peak_memory_bytes=peak_memory_bytes())
+            # Of this model: another one may differ in its assertions only, and have made what the cache has.
+            notes = (*self.notes(), *entry.report.notes)
+            report = replace(entry.report, stage_seconds=stages, peak_memory_bytes=peak_memory_bytes(), notes=notes)
             if self.dump is not None:
                 self.dump.finish(optimized.graph_def, optimized.weights, report, self.model.output_names)
         return optimized, report
@@ -210,6 +212,19 @@ class OptimizationRun:
             keys = {info.name: info.key for info in (*self.model.inputs, *self.model.outputs)}
             described = frozen_from_graph_def(graph_def, self.model.output_names, keys=keys)
         return LightGraph(graph_def=graph_def, weights=weights, inputs=described.inputs, outputs=described.outputs)
+
+    def notes(self) -> tuple[str, ...]:
+        """Returns what a user should know of the model itself."""
+        # The first pass takes those out that are in the graph still, as in one that was frozen by other means.
+        count = self.model.assertions + sum(node.op == "Assert" for node in self.model.graph_def.node)
+        if not count:
+            return ()
+        one = count == 1
+        return (
+            f"{count} assertion{'' if one else 's'} of the model {'is' if one else 'are'} not in the optimized graph "
+            f"(tf.debugging.assert_equal and the like): inputs that {'it refuses' if one else 'they refuse'} are "
+            "computed there.",
+        )
 
     def report(
         self, segmentation: Segmentation, segments: tuple[SegmentReport, ...], pipeline: PassPipeline

@@ -63,6 +63,12 @@ def clean_graph(graph_def: graph_pb2.GraphDef, inputs: Collection[str], outputs:
     return graph
 
 
+def assertion_count(graph_def: graph_pb2.GraphDef) -> int:
+    """Returns how many Assert nodes a graph and its functions have."""
+    bodies = (graph_def.node, *(function.node_def for function in graph_def.library.function))
+    return sum(node.op == "Assert" for nodes in bodies for node in nodes)
+
+
 def prune_library(graph: graph_pb2.GraphDef) -> None:
     """Removes, in place, the functions that no node of `graph` calls, directly or through other functions."""
     functions = {function.signature.name: function for function in graph.library.function}

@@ -23,7 +23,7 @@ from tensorflow.python.grappler import tf_optimizer
 
 from tf_opt.errors import FreezeError
 from tf_opt.feeds import Array
-from tf_opt.freeze.cleanup import clean_graph
+from tf_opt.freeze.cleanup import assertion_count, clean_graph
 from tf_opt.freeze.engines import held_engine, let_engines_be_inlined, may_hold_engine, put_engines_back
 from tf_opt.freeze.weights import REFERENCE_VARIABLE_OPS, WeightType, convert_captures
 from tf_opt.frozen_graph import FrozenGraph
@@ -61,7 +61,9 @@ def freeze_concrete_function(function: Any) -> FrozenGraph:
     """
     traced = _trace(function)
     _fill(traced.graph_def, traced.captures, keep_weights=False)
-    return FrozenGraph(graph_def=traced.graph_def, inputs=traced.inputs, outputs=traced.outputs)
+    return FrozenGraph(
+        graph_def=traced.graph_def, inputs=traced.inputs, outputs=traced.outputs, assertions=traced.assertions
+    )
 
 
 def freeze_light(function: Any) -> LightGraph:
@@ -82,6 +84,7 @@ def freeze_light(function: Any) -> LightGraph:
         weights=constants.joined(WeightStore(nodes, arrays)),
         inputs=traced.inputs,
         outputs=traced.outputs,
+        assertions=traced.assertions,
     )
 
 
@@ -93,6 +96,7 @@ class _Traced:
     captures: Captures
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
+    assertions: int
 
 
 def _trace(function: Any) -> _Traced:
@@ -121,15 +125,19 @@ def _freeze(concrete: ConcreteFunction, inputs: Sequence[Any], outputs: Sequence
     keys = _input_keys(concrete, inputs)
     input_infos = tuple(describe_tensor(tensor, key) for tensor, key in zip(inputs, keys, strict=True))
     output_infos = tuple(describe_tensor(tensor, key) for key, tensor in outputs)
+    assertions = assertion_count(graph_def)
     graph_def = clean_graph(
         graph_def, [node_name(info.name) for info in input_infos], [info.name for info in output_infos]
     )
+    assertions -= assertion_count(graph_def)
     # A Session has to compute what the function computes, with oneDNN's fusions too.
     border = Border(tuple(node_name(info.name) for info in input_infos), tuple(info.name for info in output_infos))
     graph_def = LastAxisOfMeans().run(graph_def, border).graph_def
     check_graph(graph_def, [info.name for info in output_infos])
     _refuse_tables(graph_def)
-    return _Traced(graph_def=graph_def, captures=captures, inputs=input_infos, outputs=output_infos)
+    return _Traced(
+        graph_def=graph_def, captures=captures, inputs=input_infos, outputs=output_infos, assertions=assertions
+    )
 
 
 def _as_concrete(function: Any) -> ConcreteFunction:

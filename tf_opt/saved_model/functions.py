@@ -209,7 +209,13 @@ def endpoint_function(
     def endpoint(*positional: Any, **named: Any) -> Any:
         tensors = [leaf for leaf in tf.nest.flatten((positional, named)) if tf.is_tensor(leaf)]
         results = call({info.key: tensor for info, tensor in zip(inputs, tensors, strict=True)})
-        return tf.nest.pack_sequence_as(concrete.structured_outputs, [results[info.key] for info in outputs])
+        values = (results[info.key] for info in outputs)
+
+        def returned(leaf: Any) -> Any:
+            # None, which models return for what they did not compute, is a leaf without a tensor.
+            return next(values) if tf.is_tensor(leaf) or isinstance(leaf, tf.TypeSpec) else leaf
+
+        return tf.nest.map_structure(returned, concrete.structured_outputs)
 
     signed: Any = endpoint  # A function has no attribute for it, and inspect looks there first.
     signed.__signature__ = _python_signature(original.function_spec.fullargspec)
