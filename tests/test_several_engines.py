@@ -7,11 +7,13 @@ import pytest
 import tensorflow as tf
 
 import tf_opt
+from tests.simulators.tensorrt import onnx_rules
 from tests.simulators.tensorrt.fixture import simulated_tensorrt
 from tests.small_graphs import engine_nodes, feed, mlp, run_graph_def
 from tf_opt import errors
 from tf_opt.engines.openvino import OpenVINOBackend
 from tf_opt.engines.tensorrt import TensorRTBackend
+from tf_opt.report.json import load_report
 from tf_opt.segment_models import graph_node
 
 
@@ -147,6 +149,96 @@ def test_nodes_that_the_parser_refuses_stay_out_of_the_engine():
         (reason,) = (node.reason for node in report.refused if node.op == "BitwiseAnd")
         assert "Bitwise" in reason
         assert_same(optimized, graph_def, ["y:0"])
+
+
+def refused_by_the_parser(operators, monkeypatch):
+    monkeypatch.setattr(onnx_rules, "UNSUPPORTED_OPERATORS", onnx_rules.UNSUPPORTED_OPERATORS | operators)
+
+
+def chain(blocks):
+    """Blocks of Relu, Tanh and Softmax, one behind the other."""
+    graph = tf.Graph()
+    with graph.as_default():
+        x = tf.compat.v1.placeholder(tf.float32, [None, 16], name="x")
+        for number in range(blocks):
+            x = tf.nn.softmax(tf.tanh(tf.nn.relu(x * 2.0) + 1.0, name=f"tanh_{number}") * 3.0 + 0.5)
+        tf.identity(x, name="y")
+    return graph.as_graph_def()
+
+
+@pytest.mark.parametrize("engine", ["auto", ("tensorrt", "openvino")])
+def test_what_the_parser_refused_is_reported_where_the_next_engine_takes_it(engine, monkeypatch):
+    refused_by_the_parser({"Tanh"}, monkeypatch)
+    with simulated_tensorrt("10.16"):
+        _, report = optimize(chain(2), ["y:0"], engine=engine)
+        assert [node.name for node in report.declined] == ["tanh_0", "tanh_1"]
+        segments = {segment.name for segment in report.segments}
+        for node in report.declined:
+            assert (node.op, node.engine) == ("Tanh", "tensorrt")
+            assert node.segment in segments
+            assert "TensorRT 10.16" in node.reason
+            assert "no importer registered for op: Tanh" in node.reason
+        assert not report.refused
+        assert "Nodes that an engine left to the next" in report.text()
+        assert "no importer registered for op: Tanh" in " ".join(report.text().split())
+        assert "Nodes that an engine left to the next" in report.to_html()
+        assert load_report(report.to_json()) == report
+
+
+def test_a_node_too_small_for_the_next_engine_names_the_refusal_of_the_first(monkeypatch):
+    refused_by_the_parser({"Tanh"}, monkeypatch)
+    with simulated_tensorrt("10.16"):
+        _, report = optimize(chain(2), ["y:0"], engine=("tensorrt", "openvino"), minimum_segment_size=3)
+        reasons = [node.reason for node in report.refused if node.op == "Tanh"]
+        assert len(reasons) == 2
+        for reason in reasons:
+            assert "its segment would have 1 compute node" in reason
+            assert "tensorrt: the engine refuses it: TensorRT 10.16" in reason
+            assert "no importer registered for op: Tanh" in reason
+
+
+def test_each_refused_node_has_its_own_error(monkeypatch):
+    refused_by_the_parser({"Tanh", "Softmax"}, monkeypatch)
+    with simulated_tensorrt("10.16"):
+        _, report = optimize(chain(2), ["y:0"], engine="tensorrt")
+        assert {node.op for node in report.refused} == {"Tanh", "Softmax"}
+        for node in report.refused:
+            assert node.reason.count("no importer") == 1
+            assert f"no importer registered for op: {node.op}" in node.reason
+
+
+def test_a_parser_that_names_one_node_at_a_time_is_asked_until_none_is_left(monkeypatch):
+    refused_by_the_parser({"Tanh"}, monkeypatch)
+    refusals = onnx_rules.refusals
+    monkeypatch.setattr(onnx_rules, "refusals", lambda *arguments: refusals(*arguments)[:1])
+    built = []
+    original = TensorRTBackend.build
+
+    def build(self, segment, profiles=()):
+        built.append(segment.name)
+        return original(self, segment, profiles)
+
+    monkeypatch.setattr(TensorRTBackend, "build", build)
+    with simulated_tensorrt("10.16"):
+        optimized, report = optimize(chain(12), ["y:0"], engine="tensorrt")
+        assert len(engine_nodes(optimized)) == 13
+        assert [node.op for node in report.refused] == ["Tanh"] * 12
+        # A segment that a cut leaves as it was is not built again.
+        assert len(built) == 12 + 13
+
+
+@pytest.mark.parametrize("engine", ["tensorrt", ("tensorrt", "openvino")])
+def test_the_report_says_where_no_further_cut_was_made(engine, monkeypatch):
+    refused_by_the_parser({"Tanh"}, monkeypatch)
+    refusals = onnx_rules.refusals
+    monkeypatch.setattr(onnx_rules, "refusals", lambda *arguments: refusals(*arguments)[:1])
+    monkeypatch.setattr("tf_opt.engine_building.MAXIMUM_CUTS", 2)
+    with simulated_tensorrt("10.16"):
+        optimized, report = optimize(chain(4), ["y:0"], engine=engine)
+        assert "The graph was cut 2 times around refused nodes, and no further" in report.to_json()
+        expected = {"tensorrt"} if engine == "tensorrt" else {"tensorrt", "openvino"}
+        assert set(runtimes(optimized).values()) == expected
+        assert_same(optimized, chain(4), ["y:0"])
 
 
 @pytest.mark.parametrize("engine", [(), ("openvino", "openvino"), ("auto", "openvino")])

@@ -6,6 +6,7 @@ engine. What an engine refuses when it is built is for the next one.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,15 +28,19 @@ from tf_opt.passes.tf.pass_base import Border
 from tf_opt.passes.tf.segment import Segment, Segmentation, segment_graph
 from tf_opt.passes.tf.separate_indices import SeparateIndices
 from tf_opt.passes.tf.tensor_types import tensor_infos
-from tf_opt.report.optimization import SegmentReport
+from tf_opt.report.optimization import DeclinedNode, SegmentReport
 from tf_opt.report.segment_graph import SegmentGraph
 from tf_opt.segment_graph_builder import build_segment_graph
 from tf_opt.segment_models import PreparedSegment, Profiles, SegmentModels, Stage
 from tf_opt.tensor_info import TensorInfo, node_name
 from tf_opt.weights import WeightStore
 
-MAXIMUM_CUTS = 8
-"""How often the graph is cut again around nodes that were refused. Each cut removes every node that was blamed."""
+MAXIMUM_CUTS = 100
+"""How often the graph is cut again around nodes that were refused.
+
+Each cut removes every node that was blamed, and only segments that it changed are built again. A parser that names one
+node at a time needs as many cuts as it refuses nodes; a graph of more is better served by `denied_ops`.
+"""
 
 SUSPECTS_PER_OP = 3
 """How many nodes of an op are built alone where a segment fails and nothing says which of its nodes is at fault."""
@@ -98,12 +103,23 @@ class EngineBuilder:
             for target in (dump, None)
         )
         self._engine_of: dict[str, str] = {}
+        self._declined: dict[str, dict[str, str]] = {}  # Why engines before the one in `_engine_of` refuse a node.
         self._segmented = graph_pb2.GraphDef()
         self._tensor_types: Mapping[str, TensorInfo] = {}
 
     def engine_of(self, segment: Segment) -> str:
         """Returns the name of the engine that a segment of the latest segmentation is for."""
         return self._engine_of[segment.nodes[0]]
+
+    def declined(self, segmentation: Segmentation) -> tuple[DeclinedNode, ...]:
+        """Returns what engines refused that a later one takes, in the latest segmentation."""
+        ops = {node.name: node.op for node in self._segmented.node}
+        segment_of = {name: segment.name for segment in segmentation.segments for name in segment.nodes}
+        return tuple(
+            DeclinedNode(name=name, op=ops[name], engine=engine, reason=reason, segment=segment_of.get(name, ""))
+            for name, reasons in self._declined.items()
+            for engine, reason in reasons.items()
+        )
 
     def segment_graph(
         self, segmentation: Segmentation, inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo]
@@ -138,6 +154,7 @@ class EngineBuilder:
 
     def _segment(self, light: graph_pb2.GraphDef, refused: Refused, types: Mapping[str, TensorInfo]) -> Segmentation:
         options, convertible = self.options, convertible_ops(self.opset)
+        self._engine_of, self._declined = {}, {}
         nodes = {node.name: node for node in light.node}
         empty_reductions = EmptyReductions(light, self.border)
 
@@ -150,19 +167,22 @@ class EngineBuilder:
             for tensor in (*inputs, *outputs):
                 if tensor.dtype == "bfloat16":
                     return f"{tensor.name} has dtype bfloat16, which tf2onnx writes as float16"
-            reasons = {}
+            reasons: dict[str, str] = {}
             for engine, backend in self.backends.items():
                 reason = refused.get((engine, node.name)) or backend.refusal(node.op, inputs, outputs)
                 if reason is None:
                     self._engine_of[node.name] = engine
                     reason = inexact_reason(node, inputs, outputs, constant)
-                    return reason or empty_reductions.reason(node, inputs[0].shape if inputs else ())
+                    reason = reason or empty_reductions.reason(node, inputs[0].shape if inputs else ())
+                    if reasons and reason is None:
+                        self._declined[node.name] = reasons
+                    return reason
                 reasons[engine] = reason
             if len(set(reasons.values())) == 1:
                 return next(iter(reasons.values()))
-            return "; ".join(f"{engine}: {reason}" for engine, reason in reasons.items())
+            return _by_engine(reasons)
 
-        return segment_graph(
+        segmentation = segment_graph(
             light,
             self.border,
             is_supported=is_supported,
@@ -175,36 +195,58 @@ class EngineBuilder:
             tensor_types=types,
             group_of=self._engine_of.get,
         )
+        # What the last engine has no use for stays TensorFlow because of all engines.
+        refusals = tuple(
+            replace(refusal, reason=f"{refusal.reason}; {_by_engine(self._declined[refusal.node])}")
+            if refusal.node in self._declined
+            else refusal
+            for refusal in segmentation.refusals
+        )
+        return replace(segmentation, refusals=refusals)
 
     def build_all(
         self, light: graph_pb2.GraphDef, weights: WeightStore
     ) -> tuple[Segmentation, list[BuiltSegment], list[SegmentReport]]:
-        """Segments, exports and builds in fp32; cuts again where the converter or the backend blames nodes."""
+        """Segments, exports and builds in fp32; cuts again where the converter or the backend blames nodes.
+
+        It ends because every round but the last one takes a node from an engine.
+        """
         refused: dict[tuple[str, str], str] = {}
-        for cut in range(MAXIMUM_CUTS + 1):
+        before: dict[tuple[str, Segment], BuiltSegment | SegmentReport] = {}
+        for cut in itertools.count():
             with self.stage("segment"):
                 segmentation = self.segment(light, refused)
-            built: list[BuiltSegment] = []
-            rejected: list[SegmentReport] = []
+            results: dict[tuple[str, Segment], BuiltSegment | SegmentReport] = {}
             blamed: dict[tuple[str, str], str] = {}
             for segment in segmentation.segments:
                 engine = self.engine_of(segment)
+                if (engine, segment) in before:
+                    results[engine, segment] = before[engine, segment]
+                    continue
                 try:
-                    built.append(self.build(light, weights, segment))
+                    results[engine, segment] = self.build(light, weights, segment)
                 except (ExportError, EngineBuildError, PassError) as error:
                     if self.dump is not None:
                         self.dump.failed(segment, engine, error)
                     if self.options.strict:
                         raise
-                    at_fault = self.at_fault(light, weights, segment, error) if cut < MAXIMUM_CUTS else {}
+                    reason, at_fault = str(error), {}
+                    if cut < MAXIMUM_CUTS:
+                        at_fault = self.at_fault(light, weights, segment, error)
+                    else:
+                        reason += f" (The graph was cut {MAXIMUM_CUTS} times around refused nodes, and no further.)"
                     if not at_fault and engine != list(self.backends)[-1]:
-                        at_fault = dict.fromkeys(segment.nodes, str(error))
-                    blamed.update({(engine, name): reason for name, reason in at_fault.items()})
+                        at_fault = dict.fromkeys(segment.nodes, reason)
+                    blamed.update({(engine, name): why for name, why in at_fault.items()})
                     if not at_fault:
-                        rejected.append(replace(describe_segment(segment, light, weights), reason=str(error)))
+                        report = describe_segment(segment, light, weights)
+                        results[engine, segment] = replace(report, reason=reason)
             if not blamed:
                 break
             refused.update(blamed)
+            before = results
+        built = [result for result in results.values() if isinstance(result, BuiltSegment)]
+        rejected = [result for result in results.values() if isinstance(result, SegmentReport)]
         return segmentation, built, rejected
 
     def build(self, light: graph_pb2.GraphDef, weights: WeightStore, segment: Segment) -> BuiltSegment:
@@ -229,7 +271,8 @@ class EngineBuilder:
         blamed = set(getattr(error, "nodes", ())) & set(segment.nodes)
         if blamed:
             reason = "it does not convert to ONNX" if isinstance(error, ExportError) else "the engine refuses it"
-            return dict.fromkeys(blamed, f"{reason}: {error}")
+            own = getattr(error, "reasons", {})
+            return {name: f"{reason}: {own.get(name, error)}" for name in blamed}
         ops = {node.name: node.op for node in light.node}
         by_op: dict[str, list[str]] = {}
         for name in segment.nodes:
@@ -268,6 +311,10 @@ class EngineBuilder:
         except (ExportError, EngineBuildError, PassError) as error:
             return str(error)
         return ""
+
+
+def _by_engine(reasons: Mapping[str, str]) -> str:
+    return "; ".join(f"{engine}: {reason}" for engine, reason in reasons.items())
 
 
 def describe_segment(segment: Segment, light: graph_pb2.GraphDef, weights: WeightStore) -> SegmentReport:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class TfOptError(Exception):
@@ -35,11 +35,13 @@ class EngineBuildError(TfOptError):
 
     Attributes:
         nodes: Names of the nodes of the ONNX model that the backend refused, as far as it named any.
+        reasons: What the backend says of each of these nodes, where that is more than the message.
     """
 
-    def __init__(self, message: str, nodes: tuple[str, ...] = ()) -> None:
+    def __init__(self, message: str, nodes: tuple[str, ...] = (), reasons: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
         self.nodes = nodes
+        self.reasons = dict(reasons or {})
 
 
 class CudaError(TfOptError):

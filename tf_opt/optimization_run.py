@@ -241,6 +241,7 @@ class OptimizationRun:
                 RefusedNode(name=each.node, op=each.op, category=each.category.value, reason=each.reason)
                 for each in segmentation.refusals
             ),
+            declined=self.builder.declined(segmentation),
             pass_changes=pipeline.counts,
             stage_seconds=dict(self.stage_seconds),
             environment=describe_environment(),

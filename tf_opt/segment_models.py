@@ -243,8 +243,7 @@ class SegmentModels:
             except EngineBuildError as error:
                 if log is not None:
                     log.failed(error)
-                blamed = tuple(filter(None, (graph_node(name, segment.nodes) for name in error.nodes)))
-                raise EngineBuildError(str(error), nodes=blamed) from error
+                raise _in_the_graph(error, segment.nodes) from error
         if log is not None:
             log.built(engine)
         node = EngineNode(
@@ -280,6 +279,17 @@ def graph_node(name: str, nodes: Collection[str]) -> str | None:
     """
     fitting = [node for node in nodes if name == node or name.startswith((f"{node}_", f"{node}/", f"{node}:"))]
     return max(fitting, key=len, default=None)
+
+
+def _in_the_graph(error: EngineBuildError, nodes: Collection[str]) -> EngineBuildError:
+    """Returns an error about nodes of a model as one about the nodes of the graph that they come from."""
+    said: dict[str, list[str]] = {}
+    for name in error.nodes:
+        blamed = graph_node(name, nodes)
+        if blamed is not None:
+            said.setdefault(blamed, []).extend(filter(None, [error.reasons.get(name)]))
+    reasons = {name: "; ".join(dict.fromkeys(own)) for name, own in said.items() if own}
+    return EngineBuildError(str(error), nodes=tuple(said), reasons=reasons)
 
 
 def _readers_of_outputs(light: graph_pb2.GraphDef, segment: Segment) -> dict[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -17,7 +17,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from tf_opt.report.optimization import Measurement, OptimizationReport, PrecisionAttempt, SegmentReport
+from tf_opt.report.optimization import Measurement, OptimizationReport, PrecisionAttempt, RefusedNode, SegmentReport
 from tf_opt.report.output import ReportOutput
 from tf_opt.report.picture import Picture, draw
 from tf_opt.report.saved_model import SavedModelReport
@@ -70,6 +70,7 @@ class _View:
     covered: int
     choice: tuple[str, ...]
     groups: list[dict[str, Any]]
+    declined: list[dict[str, Any]]
     attempts: tuple[PrecisionAttempt, ...]
     has_metric: bool
     stages: list[_Stage]
@@ -91,7 +92,8 @@ class _View:
             precision=_precision(report),
             covered=report.nodes_in_segments if analysis else report.nodes_in_engines,
             choice=tuple(part.removeprefix(f"{report.engine}: ") for part in report.engine_choice.split("; ") if part),
-            groups=_refusal_groups(report),
+            groups=_refusal_groups(report.refused),
+            declined=_refusal_groups(report.declined_as_refused()),
             attempts=report.attempts if tried else (),
             has_metric=any(attempt.metric is not None for attempt in report.attempts),
             stages=_stages(report),
@@ -114,10 +116,10 @@ def _precision(report: OptimizationReport) -> str:
     return ", ".join(used) or report.precision
 
 
-def _refusal_groups(report: OptimizationReport) -> list[dict[str, Any]]:
-    """Returns the refused nodes by op and category, most first; reasons are numbered, as many nodes share one."""
+def _refusal_groups(nodes: Iterable[RefusedNode]) -> list[dict[str, Any]]:
+    """Returns refused nodes by op and category, most first; reasons are numbered, as many nodes share one."""
     groups: dict[tuple[str, str], dict[str, Any]] = {}
-    for node in report.refused:
+    for node in nodes:
         group = groups.setdefault(
             (node.op, node.category), {"op": node.op, "category": node.category, "reasons": {}, "nodes": []}
         )

@@ -30,6 +30,25 @@ class RefusedNode:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DeclinedNode:
+    """A compute node that one engine refused and a later one takes, where several engines are used.
+
+    Attributes:
+        name: Node name in the graph after the passes.
+        op: Its op.
+        engine: The engine that refused it.
+        reason: Why, whole.
+        segment: The segment of a later engine that it is in; empty where that one's segment would be too small.
+    """
+
+    name: str
+    op: str
+    engine: str
+    reason: str
+    segment: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Measurement:
     """Original against optimized on one feed.
 
@@ -179,6 +198,7 @@ class OptimizationReport(ReportOutput):
         original_nodes: Nodes of the given graph.
         segments: Every segment found.
         refused: Every compute node that is in no segment.
+        declined: What engines refused that a later one takes.
         pass_changes: Graph passes, and how many places each rewrote.
         stage_seconds: Wall time by stage.
         peak_memory_bytes: Highest resident memory of the process so far; None for an analysis.
@@ -200,6 +220,7 @@ class OptimizationReport(ReportOutput):
     from_cache: bool = False
     segments: tuple[SegmentReport, ...] = ()
     refused: tuple[RefusedNode, ...] = ()
+    declined: tuple[DeclinedNode, ...] = ()
     pass_changes: Mapping[str, int] = field(default_factory=dict)
     stage_seconds: Mapping[str, float] = field(default_factory=dict)
     peak_memory_bytes: int | None = None
@@ -246,6 +267,13 @@ class OptimizationReport(ReportOutput):
         for segment in self.segments:
             total.update(segment.patterns)
         return {name: count for name, count in total.items() if count}
+
+    def declined_as_refused(self) -> tuple[RefusedNode, ...]:
+        """Returns what engines declined in the form of refused nodes, for those who show both in one way."""
+        return tuple(
+            RefusedNode(name=node.name, op=node.op, category=node.engine, reason=f"{node.engine}: {node.reason}")
+            for node in self.declined
+        )
 
     @property
     def refusal_counts(self) -> dict[str, int]:

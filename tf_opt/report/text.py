@@ -104,7 +104,9 @@ def _optimization(report: OptimizationReport) -> Group:
     if len(report.attempts) > 1:  # The reason of a single one stands with the segments.
         parts.append(_attempt_table(report))
     if report.refused:
-        parts.append(_refusal_table(report.refused))
+        parts.append(_refusal_table("Nodes that stay TensorFlow", report.refused))
+    if report.declined:
+        parts.append(_refusal_table("Nodes that an engine left to the next", report.declined_as_refused()))
     if report.stage_seconds:
         stages = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in report.stage_seconds.items())
         parts.append(Text(f"Time: {stages}"))
@@ -181,13 +183,13 @@ def _attempt_table(report: OptimizationReport) -> Table:
     return table
 
 
-def _refusal_table(refused: Sequence[RefusedNode]) -> Table:
-    """The nodes that stay TensorFlow, those of one reason in one row."""
+def _refusal_table(title: str, refused: Sequence[RefusedNode]) -> Table:
+    """Nodes and why they are refused, those of one reason in one row."""
     groups: dict[str, list[RefusedNode]] = {}
     for node in refused:
         groups.setdefault(node.reason, []).append(node)
     ordered = sorted(groups.items(), key=lambda item: -len(item[1]))
-    table = _table("Nodes that stay TensorFlow")
+    table = _table(title)
     table.add_column("nodes", justify="right", no_wrap=True)
     table.add_column("op", max_width=28, overflow="fold")
     table.add_column("reason, and an example", overflow="fold")

@@ -132,6 +132,7 @@ def test_networks_are_strongly_typed_from_10_on(version):
 def test_errors_without_names_are_found_by_index():
     old = types.SimpleNamespace(desc=lambda: "no importer", node=lambda: 1)
     outside = types.SimpleNamespace(desc=lambda: "a general problem", node=lambda: -1)
-    assert versions.error_nodes([old, outside, old], ["first", "second"]) == ("second",)
+    said = "node 1 (operator unknown): no importer"
+    assert versions.error_nodes([old, outside, old], ["first", "second"]) == {"second": [said, said]}
     assert versions.describe_error(old) == "node 1 (operator unknown): no importer"
     assert versions.describe_error(outside) == "a general problem"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from tf_opt.engines.base import ShapeProfile
 from tf_opt.engines.tensorrt import cuda, model, plan_cache, profiles, timing_cache, versions
@@ -168,21 +168,29 @@ class PlanSource:
         return self._error("does not parse", [versions.describe_error(error) for error in errors], lines, nodes=nodes)
 
     def _error(
-        self, what: str, reasons: Iterable[str], lines: deque[str], nodes: tuple[str, ...] = ()
+        self, what: str, reasons: Iterable[str], lines: deque[str], nodes: Mapping[str, Sequence[str]] | None = None
     ) -> EngineBuildError:
+        """Returns the error with all that was said, and of each of the nodes only what is its own."""
         said = "; ".join(reasons) or "; ".join(lines) or "nothing"
-        return EngineBuildError(f"TensorRT {self._device.tensorrt} {what} {self.name}. It says: {said}", nodes=nodes)
+        library, nodes = f"TensorRT {self._device.tensorrt}", nodes or {}
+        return EngineBuildError(
+            f"{library} {what} {self.name}. It says: {said}",
+            nodes=tuple(nodes),
+            reasons={name: f"{library} says: {'; '.join(dict.fromkeys(own))}" for name, own in nodes.items()},
+        )
 
 
-def _named_nodes(proto: ModelProto, lines: Iterable[str]) -> tuple[str, ...]:
-    """Returns the nodes whose whole names stand in error messages of a failed build.
+def _named_nodes(proto: ModelProto, lines: Iterable[str]) -> dict[str, list[str]]:
+    """Returns the nodes whose whole names stand in error messages of a failed build, and these messages.
 
     A message about a region that TensorRT has fused ("ForeignNode[first...last]") names its ends, of which neither has
     to be at fault, so it counts for nothing.
     """
-    words: set[Any] = set()
+    names = {node.name for node in proto.graph.node if node.name}
+    found: dict[str, list[str]] = {}
     for line in lines:
         if "ERROR" in line and "ForeignNode" not in line:
-            words.update(re.split(r"[\s\[\](){}<>'\",;]+|: |\.(?=\s|$)", line))
-            words.update(word.rstrip(":.") for word in tuple(words))
-    return tuple(node.name for node in proto.graph.node if node.name and node.name in words)
+            words = set(re.split(r"[\s\[\](){}<>'\",;]+|: |\.(?=\s|$)", line))
+            for name in names.intersection(words | {word.rstrip(":.") for word in words if word}):
+                found.setdefault(name, []).append(line)
+    return {node.name: found[node.name] for node in proto.graph.node if node.name in found}

@@ -112,22 +112,22 @@ def has_progress_monitor() -> bool:
     return hasattr(trt, "IProgressMonitor")
 
 
-def error_nodes(errors: Iterable[trt.ParserError], names: list[str]) -> tuple[str, ...]:
-    """Returns the nodes that a parser's errors name, each once.
+def error_nodes(errors: Iterable[trt.ParserError], names: list[str]) -> dict[str, list[str]]:
+    """Returns the nodes that a parser's errors name, and what these say of each.
 
     Args:
         errors: The parser's errors.
         names: Names of the model's nodes in their order; versions before 10 give only an index.
     """
-    nodes = []
+    nodes: dict[str, list[str]] = {}
     for error in errors:
         named: str = getattr(error, "node_name", str)()
         index = error.node()
         if not named and 0 <= index < len(names):
             named = names[index]
         if named in names:
-            nodes.append(named)
-    return tuple(dict.fromkeys(nodes))
+            nodes.setdefault(named, []).append(describe_error(error))
+    return nodes
 
 
 def describe_error(error: trt.ParserError) -> str:
