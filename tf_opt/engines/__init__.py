@@ -13,7 +13,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tf_opt.engines.base import EngineBackend
-from tf_opt.errors import EnginePackageMissingError, EngineUnavailableError, UnknownEngineError, did_you_mean
+from tf_opt.errors import (
+    CudaError,
+    EnginePackageMissingError,
+    EngineUnavailableError,
+    UnknownEngineError,
+    did_you_mean,
+)
 
 if TYPE_CHECKING:
     from tf_opt.engines.tensorrt.settings import TensorRTSettings
@@ -158,7 +164,11 @@ def usable_backends(*, tensorrt: TensorRTSettings | None = None) -> Iterator[Cho
         if isinstance(found, str):
             rejected.append((candidate.label, found))
             continue
-        reason = candidate.ability.format(gpu=_gpu_name() if candidate.needs_gpu else "")
+        try:
+            reason = candidate.ability.format(gpu=_gpu_name() if candidate.needs_gpu else "")
+        except CudaError as error:
+            rejected.append((candidate.label, str(error)))
+            continue
         if not candidate.needs_gpu and {label for label, _ in rejected} >= _FOR_A_GPU:
             reason += ", and no engine for a GPU can be used"
         yield Choice(found, reason, tuple(rejected), candidate.label)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from importlib import metadata
 import pytest
 
 from tests.simulators.tensorrt.fixture import VERSIONS, simulated_tensorrt
+from tf_opt.engines import choose_backend, create_backend
 from tf_opt.engines.tensorrt import TensorRTBackend, bindings, cuda
 from tf_opt.errors import CudaUnavailableError, EnginePackageMissingError, EngineUnavailableError
 
@@ -144,10 +146,66 @@ def test_importing_the_backend_imports_neither_tensorrt_nor_tensorflow_nor_the_d
     assert done.returncode == 0, done.stderr
 
 
-def test_driver_library_that_is_absent(monkeypatch):
-    def absent(name):
-        raise OSError("no such file")
+@pytest.fixture
+def driver_library(monkeypatch, tmp_path):
+    """Has a file stand in for the driver's library; what is written there, or compiled of C++, the loader finds."""
+    open_library = ctypes.CDLL
+    monkeypatch.setattr(cuda.ctypes, "CDLL", lambda name: open_library(str(tmp_path / name)))
+    cuda.cuda_driver.cache_clear()
+    yield tmp_path / "libcuda.so.1"
+    cuda.cuda_driver.cache_clear()
 
-    monkeypatch.setattr(cuda.ctypes, "CDLL", absent)
-    with pytest.raises(CudaUnavailableError, match="no NVIDIA driver"):
-        cuda.CudaDriver()
+
+def compile_library(path, **statuses):
+    """Compiles a driver with one GPU whose functions return these statuses, 0 where none is given."""
+    integer, unsigned = "int* value", "unsigned flags"
+    arguments = {"cuInit": unsigned, "cuDeviceGetCount": integer, "cuDriverGetVersion": integer}
+    arguments |= {"cuDeviceGet": f"{integer}, int", "cuDeviceGetName": "char* name, int, int"}
+    arguments |= {"cuDeviceGetAttribute": f"{integer}, int, int"}
+    functions = [
+        f"int {name}({each}) {{ {'*value = 1; ' if integer in each else ''}return {statuses.get(name, 0)}; }}"
+        for name, each in arguments.items()
+    ]
+    source = path.with_suffix(".cc")
+    source.write_text(f'extern "C" {{\n{chr(10).join(functions)}\n}}\n')
+    subprocess.run(["g++", "-shared", "-fPIC", "-o", path, source], check=True)
+
+
+def test_driver_library_that_is_absent(driver_library):
+    assert "no NVIDIA driver" in cuda.unavailable_reason()
+
+
+def test_driver_library_that_does_not_load_has_the_loader_s_reason(driver_library):
+    driver_library.write_bytes(b"no library")
+    reason = cuda.unavailable_reason()
+    assert "no NVIDIA driver" not in reason
+    assert "is here, but its library does not load" in reason
+    assert "file too short" in reason
+
+
+@pytest.mark.parametrize("name", ["cuInit", "cuDriverGetVersion", "cuDeviceGetName", "cuDeviceGetCount"])
+def test_driver_that_fails_and_has_no_names_of_errors_leaves_auto_the_next_engine(name, driver_library, monkeypatch):
+    compile_library(driver_library, **{name: 3})
+    module = types.ModuleType("tensorrt")
+    module.__version__ = "10.16.1"
+    monkeypatch.setitem(sys.modules, "tensorrt", module)
+    reason = cuda.unavailable_reason()
+    if name in ("cuInit", "cuDeviceGetCount"):
+        assert f"{name}" in reason
+        assert "unknown (3)" in reason
+    else:
+        assert reason is None
+    if name != "cuDeviceGetName":
+        assert name in TensorRTBackend().unavailable_reason()
+        assert name in TensorRTBackend().precision_refusal("fp16")
+        with pytest.raises(EngineUnavailableError, match=name):
+            create_backend("tensorrt")
+    choice = choose_backend()
+    assert choice.backend.name == "openvino"
+    assert name in dict(choice.rejected)["tensorrt"]
+
+
+def test_precision_of_a_gpu_that_does_not_tell_its_capability(driver_library, monkeypatch):
+    compile_library(driver_library, cuDeviceGetAttribute=3)
+    monkeypatch.setattr(bindings, "tensorrt_module", lambda: types.SimpleNamespace(__version__="10.16.1"))
+    assert "cuDeviceGetAttribute" in TensorRTBackend().precision_refusal("fp16")

@@ -12,7 +12,7 @@ from tf_opt.engines.blob import EngineBlob
 from tf_opt.engines.tensorrt import bindings, cuda, refusals, versions
 from tf_opt.engines.tensorrt import profiles as shape_profiles
 from tf_opt.engines.tensorrt.settings import TensorRTSettings
-from tf_opt.errors import EnginePackageMissingError, EngineUnavailableError, TfOptError
+from tf_opt.errors import CudaError, EnginePackageMissingError, EngineUnavailableError, TfOptError
 from tf_opt.onnx_target import OnnxTarget
 from tf_opt.tensor_info import TensorInfo
 
@@ -71,7 +71,10 @@ class TensorRTBackend(EngineBackend):
         reason = self.unavailable_reason()
         if reason is not None:
             return reason
-        capability = cuda.cuda_driver().compute_capability(ORDINAL)
+        try:
+            capability = cuda.cuda_driver().compute_capability(ORDINAL)
+        except CudaError as error:
+            return str(error)
         return refusals.precision_refusal(bindings.installed_version(), capability, precision)
 
     def build(self, segment: SegmentModel, profiles: Sequence[ShapeProfile] = ()) -> Engine:

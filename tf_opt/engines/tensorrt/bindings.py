@@ -12,7 +12,7 @@ from types import ModuleType
 from weakref import WeakKeyDictionary
 
 from tf_opt.engines.tensorrt import cuda
-from tf_opt.errors import EnginePackageMissingError, EngineUnavailableError
+from tf_opt.errors import CudaError, EnginePackageMissingError, EngineUnavailableError
 
 INSTALL_COMMAND = "pip install tensorrt"
 """The command that installs the package."""
@@ -64,7 +64,10 @@ def tensorrt_module() -> ModuleType:
 
 def _check_driver() -> None:
     """Raises EngineUnavailableError where the driver is too old for TensorRT's libraries, which would fail later."""
-    driver = cuda.cuda_driver().driver_version()
+    try:
+        driver = cuda.cuda_driver().driver_version()
+    except CudaError as error:
+        raise EngineUnavailableError(f"{error} TensorRT needs to know which CUDA the driver serves.") from error
     needed = _needed_cuda()
     if driver // 1000 < needed:
         raise EngineUnavailableError(

@@ -14,6 +14,7 @@ from typing import Any
 
 from tf_opt.errors import CudaError, CudaUnavailableError
 
+_LIBRARY = "libcuda.so.1"
 _MAJOR_ATTRIBUTE, _MINOR_ATTRIBUTE = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR.
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: does not wait for the default stream, which TensorFlow may use.
 _DISABLE_TIMING = 2  # CU_EVENT_DISABLE_TIMING: such events are cheaper.
@@ -70,11 +71,9 @@ class CudaDriver:
             CudaUnavailableError: There is no driver, or it finds no GPU.
         """
         try:
-            self._library = ctypes.CDLL("libcuda.so.1")
-        except OSError:
-            raise CudaUnavailableError(
-                "There is no NVIDIA driver here (libcuda.so.1). Install it, or start the container with GPUs."
-            ) from None
+            self._library = ctypes.CDLL(_LIBRARY)
+        except OSError as error:
+            raise CudaUnavailableError(_loading_failure(str(error))) from None
         self._functions: dict[str, Callable[..., int]] = {}
         self._contexts: dict[int, int] = {}
         self._lock = threading.Lock()
@@ -227,13 +226,26 @@ class CudaDriver:
         return function
 
     def _explain(self, status: int) -> str:
-        """Returns the driver's name and sentence for a status; works before the driver is initialized."""
+        """Returns the driver's name and sentence for a status; works before the driver is initialized, and without."""
         texts = []
         for name in ("cuGetErrorName", "cuGetErrorString"):
             text = ctypes.c_char_p()
-            getattr(self._library, name)(ctypes.c_int(status), ctypes.byref(text))
+            # A library that only stands in for the driver has neither.
+            if (function := getattr(self._library, name, None)) is not None:
+                function(ctypes.c_int(status), ctypes.byref(text))
             texts.append((text.value or b"unknown").decode(errors="replace"))
         return f"{texts[0]} ({status}), {texts[1]}"
+
+
+def _loading_failure(reason: str) -> str:
+    """Returns what to tell of a library that the loader did not open: it is absent, or there and of no use."""
+    # A library of the driver's own that is absent has its name here instead.
+    if _LIBRARY in reason and "No such file" in reason:
+        return f"There is no NVIDIA driver here ({_LIBRARY}). Install it, or start the container with GPUs."
+    return (
+        f"The NVIDIA driver is here, but its library does not load: {reason}. Install the driver again; in a "
+        "container, see which folders LD_LIBRARY_PATH names."
+    )
 
 
 @functools.cache
