@@ -98,14 +98,6 @@ def test_refittable_engine_has_one_profile(asked: Asked, flag: str) -> None:
     assert build(asked, models.dense(), BATCHES, BATCHES, flags=(flag,)) is None
 
 
-def test_mixed_types_in_a_strongly_typed_network(simulation: Simulation, asked: Asked) -> None:
-    node = helper.make_node("Add", ["a", "b"], ["y"], "mixed")
-    model = models.model([node], [("a", FLOAT, [2]), ("b", HALF, [2])], [("y", FLOAT, [2])])
-
-    assert build(asked, model) is None
-    assert any("mixed" in line for line in asked.log.lines)
-
-
 def test_weak_precision_flags(simulation: Simulation, asked: Asked) -> None:
     flags = asked.trt.BuilderFlag
     if simulation.library.major >= 11:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,33 @@ def test_unknown_rank_is_refused(asked: Asked) -> None:
     node = helper.make_node("Relu", ["x"], ["y"])
 
     assert parse(asked, models.model([node], [("x", FLOAT, None)], [("y", FLOAT, None)]))[0] is False
+
+
+@pytest.mark.parametrize(("rank", "accepted"), [(8, True), (9, False)])
+@pytest.mark.parametrize("first", [1, "n"])
+def test_rank_of_inputs(asked: Asked, rank: int, accepted: bool, first: int | str) -> None:
+    shape = [first] + [1] * (rank - 1)
+    node = helper.make_node("Relu", ["x"], ["y"])
+
+    answer, errors = parse(asked, models.model([node], [("x", FLOAT, shape)], [("y", FLOAT, shape)]))
+
+    assert answer is accepted
+    assert not errors or f"has {rank} dimensions" in errors[0].desc()
+
+
+@pytest.mark.parametrize(("rank", "accepted"), [(8, True), (9, False)])
+def test_rank_of_tensors_inside(asked: Asked, rank: int, accepted: bool) -> None:
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"], "fine"),
+        helper.make_node("Reshape", ["r", "long"], ["s"], "culprit"),
+        helper.make_node("Reshape", ["s", "flat"], ["y"], "back"),
+    ]
+    weights = {"long": np.array([1] * (rank - 1) + [8]), "flat": np.array([8])}
+
+    answer, errors = parse(asked, models.model(nodes, [("x", FLOAT, [8])], [("y", FLOAT, [8])], weights))
+
+    assert answer is accepted
+    assert {error.node_name() for error in errors} == (set() if accepted else {"culprit", "back"})
 
 
 def test_double_becomes_float_with_a_warning(asked: Asked) -> None:
@@ -214,18 +242,83 @@ def test_output_declared_without_a_shape_gets_one(asked: Asked) -> None:
     assert network.get_output(0).shape == (-1, 3)
 
 
+def branch(name: str, *nodes: onnx.NodeProto, rank: int = 1) -> onnx.GraphProto:
+    """Returns the body of an If whose output is the last node's."""
+    output = helper.make_tensor_value_info(nodes[-1].output[0], FLOAT, [None] * rank)
+    return helper.make_graph(nodes, name, [], [output])
+
+
+def choice(output: str, name: str, then_branch: onnx.GraphProto) -> onnx.NodeProto:
+    """Returns an If whose other branch copies x."""
+    other = branch("else", helper.make_node("Identity", ["x"], [f"{output}_other"]))
+    return helper.make_node("If", ["c"], [output], name, then_branch=then_branch, else_branch=other)
+
+
+def repetition(output: str, name: str, *nodes: onnx.NodeProto) -> onnx.NodeProto:
+    """Returns a Loop over nodes that make "o" of x."""
+    inputs = [("i", TensorProto.INT64, []), ("go", TensorProto.BOOL, []), ("before", FLOAT, [4])]
+    outputs = [("go_on", TensorProto.BOOL, []), ("o", FLOAT, [4])]
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["go_on"]), *nodes],
+        "body",
+        [helper.make_tensor_value_info(*value) for value in inputs],
+        [helper.make_tensor_value_info(*value) for value in outputs],
+    )
+    return helper.make_node("Loop", ["", "c", "x"], [output], name, body=body)
+
+
+def controlled(node: onnx.NodeProto) -> bytes:
+    """Returns a model of one node that makes y of x and the condition c."""
+    inputs = [("x", FLOAT, [4]), ("c", TensorProto.BOOL, [])]
+    return models.model([node], inputs, [("y", FLOAT, [None])], opset=14)
+
+
 def conditional(asked: Asked, then_node: onnx.NodeProto, rank: int) -> tuple[bool, list[object]]:
     """Parses an If whose branches copy x; the first through `then_node`, with an output of this rank."""
+    return parse(asked, controlled(choice("y", "choice", branch("then", then_node, rank=rank))))
 
-    def branch(name: str, node: onnx.NodeProto, output_rank: int) -> onnx.GraphProto:
-        return helper.make_graph([node], name, [], [helper.make_tensor_value_info("o", FLOAT, [None] * output_rank)])
 
-    other = helper.make_node("Identity", ["x"], ["o"])
-    node = helper.make_node(
-        "If", ["c"], ["y"], "choice", then_branch=branch("then", then_node, rank), else_branch=branch("else", other, 1)
-    )
-    inputs = [("x", FLOAT, [4]), ("c", TensorProto.BOOL, [])]
-    return parse(asked, models.model([node], inputs, [("y", FLOAT, [None])]))
+def inside_of_an_if_in_an_if(*nodes: onnx.NodeProto) -> onnx.NodeProto:
+    inner = choice("inner_choice", "inner choice", branch("then", *nodes))
+    return choice("y", "outermost", branch("then", inner))
+
+
+def inside_of_a_loop(*nodes: onnx.NodeProto) -> onnx.NodeProto:
+    return repetition("y", "outermost", *nodes)
+
+
+def inside_of_a_loop_in_an_if(*nodes: onnx.NodeProto) -> onnx.NodeProto:
+    return choice("y", "outermost", branch("then", repetition("repeated", "inner loop", *nodes)))
+
+
+NESTED_FAULTS = {
+    "Unique": [helper.make_node("Unique", ["x"], ["o"], "culprit")],
+    "UINT8": [
+        helper.make_node("Cast", ["x"], ["u"], to=TensorProto.UINT8),
+        helper.make_node("Mul", ["u", "u"], ["v"], "culprit"),
+        helper.make_node("Cast", ["v"], ["o"], to=FLOAT),
+    ],
+    "INT16": [
+        helper.make_node("Cast", ["x"], ["u"], "culprit", to=TensorProto.INT16),
+        helper.make_node("Cast", ["u"], ["o"], to=FLOAT),
+    ],
+    "must be a constant": [
+        helper.make_node("Cast", ["x"], ["axes"], to=TensorProto.INT64),
+        helper.make_node("ReduceSum", ["x", "axes"], ["o"], "culprit"),
+    ],
+}
+
+
+@pytest.mark.parametrize("place", [inside_of_an_if_in_an_if, inside_of_a_loop, inside_of_a_loop_in_an_if])
+@pytest.mark.parametrize("fault", NESTED_FAULTS)
+def test_refused_at_any_depth(asked: Asked, place: Callable[..., onnx.NodeProto], fault: str) -> None:
+    assert parse(asked, controlled(place(helper.make_node("Relu", ["x"], ["o"]))))[0] is True
+
+    answer, errors = parse(asked, controlled(place(*NESTED_FAULTS[fault])))
+
+    assert not answer
+    assert {(error.node(), error.node_name()) for error in errors} == {(0, "outermost")}
+    assert any(fault in error.desc() and "'culprit' in a subgraph" in error.desc() for error in errors)
 
 
 def test_operator_inside_of_a_branch(asked: Asked) -> None:

@@ -14,6 +14,7 @@ from tests.simulators.tensorrt.library import Threaded
 from tests.simulators.tensorrt.network import INetworkDefinition, declared_shape
 from tests.simulators.tensorrt.plan import Plan, strip
 from tests.simulators.tensorrt.program import Program
+from tests.simulators.tensorrt.strong_typing import mixed_types
 
 _PHASES = (("Building Engine", None, 2), ("Tactic Selection", "Building Engine", 3))
 
@@ -137,7 +138,7 @@ class Builder(Threaded):
             weak = [name for name in ("FP16", "BF16", "INT8", "FP8", "INT4") if config._has(name)]
             if weak:
                 return f"a strongly typed network does not allow the builder flag {weak[0]}"
-            if (mixed := onnx_rules.mixed_types(network._model)) is not None:
+            if (mixed := mixed_types(network._model)) is not None:
                 return f"node {mixed.name!r}: {mixed.sentence}"
         return self._profile_fault(network, config)
 

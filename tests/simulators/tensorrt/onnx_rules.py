@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
-import numpy.typing as npt
 import onnx
 from onnx import TensorProto
+
+from tests.simulators.tensorrt.onnx_tensors import Scope, bodies, places
 
 UNSUPPORTED_OPERATORS = frozenset(
     "Unique Compress BitwiseAnd BitwiseOr BitwiseXor BitwiseNot BitShift MatMulInteger ConvInteger "
@@ -75,10 +75,9 @@ _CONSTANT_POSITIONS = {
     "ReduceLogSumExp": (1,),
 }
 
-# All inputs of these are of one type.
-_ONE_TYPE = frozenset("Add Sub Mul Div Pow MatMul Gemm Concat Max Min Sum Mean PRelu Conv LayerNormalization".split())
-
 MAXIMUM_RANK = 8
+
+_MAXIMUM_TOP_COUNT = 3840
 
 
 @dataclass(frozen=True)
@@ -103,76 +102,80 @@ def refusals(model: onnx.ModelProto, opset_limits: tuple[int, int]) -> list[Refu
     lowest, highest = opset_limits
     if not lowest <= opset <= highest:
         return [Refusal("UNSUPPORTED_GRAPH", f"opset {opset} is outside of the supported {lowest} to {highest}")]
-    found = [
-        Refusal("UNSUPPORTED_NODE_SHAPE", f"the rank of the network input {value.name!r} is unknown", name=value.name)
-        for value in graph_inputs(model.graph)
-        if not value.type.tensor_type.HasField("shape")
-    ]
-    types = element_types(model)
-    constants = constant_names(model.graph)
-    for index, node in enumerate(model.graph.node):
-        found += _node_refusals(index, node, types, constants, model.graph)
-    for value in graph_inputs(model.graph):
-        element_type = value.type.tensor_type.elem_type
-        if element_type not in _TYPES:
-            name = TensorProto.DataType.Name(element_type)
-            found.append(Refusal("UNSUPPORTED_NODE_DATATYPE", f"input {value.name!r} is {name}", name=value.name))
+    border = {value.name for value in (*model.graph.input, *model.graph.output)}
+    found = [refusal for value in graph_inputs(model.graph) for refusal in _input_refusals(value)]
+    for place in places(model):
+        inside = "" if place.node is place.outermost else f" ({place.node.name or place.node.op_type!r} in a subgraph)"
+        found += (
+            Refusal(code, sentence + inside, place.index, place.outermost.name, place.outermost.op_type)
+            for code, sentence in _node_faults(place.node, place.scope, border)
+        )
     return found
 
 
-def _node_refusals(
-    index: int, node: onnx.NodeProto, types: dict[str, int], constants: set[str], graph: onnx.GraphProto
-) -> Iterator[Refusal]:
-    def refuse(code: str, sentence: str) -> Refusal:
-        return Refusal(code, sentence, index, node.name, node.op_type)
+def _input_refusals(value: onnx.ValueInfoProto) -> Iterator[Refusal]:
+    tensor = value.type.tensor_type
+    if not tensor.HasField("shape"):
+        sentence = f"the rank of the network input {value.name!r} is unknown"
+        yield Refusal("UNSUPPORTED_NODE_SHAPE", sentence, name=value.name)
+    elif len(tensor.shape.dim) > MAXIMUM_RANK:
+        sentence = (
+            f"the network input {value.name!r} has {len(tensor.shape.dim)} dimensions; {MAXIMUM_RANK} are the most"
+        )
+        yield Refusal("UNSUPPORTED_NODE_SHAPE", sentence, name=value.name)
+    if tensor.elem_type not in _TYPES:
+        name = TensorProto.DataType.Name(tensor.elem_type)
+        yield Refusal("UNSUPPORTED_NODE_DATATYPE", f"input {value.name!r} is {name}", name=value.name)
 
+
+def _node_faults(node: onnx.NodeProto, scope: Scope, border: set[str]) -> Iterator[tuple[str, str]]:
+    """Yields code and sentence of each reason to refuse a node."""
     if (operator := _unsupported(node)) is not None:
-        yield refuse("UNSUPPORTED_NODE", f"no importer registered for op: {operator}; not supported")
+        yield "UNSUPPORTED_NODE", f"no importer registered for op: {operator}; not supported"
         return
-    bodies = [attribute.g for attribute in node.attribute if attribute.type == onnx.AttributeProto.GRAPH]
-    for inner in (inner for body in bodies for inner in body.node):
-        if (operator := _unsupported(inner)) is not None:
-            yield refuse(
-                "UNSUPPORTED_NODE", f"no importer registered for op: {operator} ({inner.name!r} in a subgraph)"
-            )
-    if node.op_type == "If" and len({_output_ranks(body) for body in bodies}) > 1:
-        yield refuse("UNSUPPORTED_NODE_SHAPE", "the branches of an If have outputs of different ranks")
-    for name in (*node.input, *node.output):
-        element_type = types.get(name, TensorProto.FLOAT)
+    if node.op_type == "If" and len({_output_ranks(body) for body in bodies(node)}) > 1:
+        yield "UNSUPPORTED_NODE_SHAPE", "the branches of an If have outputs of different ranks"
+    tensors = dict.fromkeys((*node.input, *node.output))
+    for name in tensors:
+        element_type = scope.types.get(name, TensorProto.FLOAT)
         if element_type not in _TYPES:
-            sentence = f"tensor {name!r} is {TensorProto.DataType.Name(element_type)}, which is not supported"
-            yield refuse("UNSUPPORTED_NODE_DATATYPE", sentence)
+            type_name = TensorProto.DataType.Name(element_type)
+            yield "UNSUPPORTED_NODE_DATATYPE", f"tensor {name!r} is {type_name}, which is not supported"
             return
+    for name in tensors:
+        if (rank := scope.ranks.get(name, 0)) > MAXIMUM_RANK:
+            sentence = f"tensor {name!r} has {rank} dimensions; {MAXIMUM_RANK} are the most"
+            yield "UNSUPPORTED_NODE_SHAPE", sentence
     if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
-        yield from (refuse(*fault) for fault in _quantization_faults(node, types, graph))
-    border = {value.name for value in (*graph.input, *graph.output)}
-    for name in (*node.input, *node.output):
+        yield from _quantization_faults(node, scope)
+    for name in tensors:
         allowed = node.op_type in ("Cast", "QuantizeLinear", "DequantizeLinear", "Identity") and name in border
-        if types.get(name) == TensorProto.UINT8 and not allowed:
-            yield refuse("UNSUPPORTED_NODE_DATATYPE", f"UINT8 tensor {name!r} is used inside the network")
+        if scope.types.get(name) == TensorProto.UINT8 and not allowed:
+            yield "UNSUPPORTED_NODE_DATATYPE", f"UINT8 tensor {name!r} is used inside the network"
     for position in _CONSTANT_POSITIONS.get(node.op_type, ()):
-        if position < len(node.input) and node.input[position] and node.input[position] not in constants:
-            yield refuse("UNSUPPORTED_NODE_INPUT", f"input {position} ({node.input[position]!r}) must be a constant")
-    if node.op_type == "TopK" and node.input[1] in constants:
-        count = _constant(graph, node.input[1])
-        if count is not None and count.max() >= 3840:
-            yield refuse("UNSUPPORTED_NODE_ATTR", f"K is {count.max()}; it must be less than 3840")
+        if position < len(node.input) and node.input[position] and node.input[position] not in scope.constants:
+            yield "UNSUPPORTED_NODE_INPUT", f"input {position} ({node.input[position]!r}) must be a constant"
+    count = scope.values(node.input[1]) if node.op_type == "TopK" else None
+    if count is not None and count.max() >= _MAXIMUM_TOP_COUNT:
+        yield "UNSUPPORTED_NODE_ATTR", f"K is {count.max()}; it must be less than {_MAXIMUM_TOP_COUNT}"
 
 
-def _quantization_faults(
-    node: onnx.NodeProto, types: dict[str, int], graph: onnx.GraphProto
-) -> Iterator[tuple[str, str]]:
+def _quantization_faults(node: onnx.NodeProto, scope: Scope) -> Iterator[tuple[str, str]]:
     values = node.output if node.op_type == "QuantizeLinear" else node.input[:1]
     quantized = (*values, *node.input[2:3])
     for name in quantized:
-        if types.get(name, TensorProto.INT8) not in (TensorProto.INT8, TensorProto.INT4, TensorProto.FLOAT8E4M3FN):
-            type_name = TensorProto.DataType.Name(types[name])
+        if scope.types.get(name, TensorProto.INT8) not in (
+            TensorProto.INT8,
+            TensorProto.INT4,
+            TensorProto.FLOAT8E4M3FN,
+        ):
+            type_name = TensorProto.DataType.Name(scope.types[name])
             yield (
                 "UNSUPPORTED_NODE_DATATYPE",
                 f"{node.op_type} to or from {type_name}; int8, int4 and fp8 are supported",
             )
             return
-    if len(node.input) > 2 and (zero_point := _constant(graph, node.input[2])) is not None and zero_point.any():
+    if len(node.input) > 2 and (zero_point := scope.values(node.input[2])) is not None and zero_point.any():
         yield "INVALID_NODE", "only symmetric quantization is supported: the zero point has to be zero"
 
 
@@ -187,38 +190,10 @@ def _output_ranks(graph: onnx.GraphProto) -> tuple[int, ...]:
     return tuple(len(value.type.tensor_type.shape.dim) for value in graph.output)
 
 
-def mixed_types(model: onnx.ModelProto) -> Refusal | None:
-    """Returns the first operation over different types, which a strongly typed network does not allow."""
-    types = element_types(model)
-    for index, node in enumerate(model.graph.node):
-        if node.op_type in _ONE_TYPE:
-            found = {types[name] for name in node.input if name in types}
-            if len(found) > 1:
-                names = ", ".join(sorted(TensorProto.DataType.Name(one) for one in found))
-                sentence = f"{node.op_type} over the types {names} in a strongly typed network"
-                return Refusal("INVALID_NODE", sentence, index, node.name, node.op_type)
-    return None
-
-
 def graph_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
     """Returns the inputs that are no initializers."""
     weights = {initializer.name for initializer in graph.initializer}
     return [value for value in graph.input if value.name not in weights]
-
-
-def element_types(model: onnx.ModelProto) -> dict[str, int]:
-    """Returns the element types of all tensors that ONNX's type inference finds."""
-    graph = model.graph
-    light = onnx.ModelProto()
-    light.CopyFrom(model)
-    try:
-        graph = onnx.shape_inference.infer_shapes(light, check_type=False, strict_mode=False).graph
-    except Exception:
-        graph = model.graph
-    values = (*graph.input, *graph.output, *graph.value_info)
-    types = {value.name: value.type.tensor_type.elem_type for value in values}
-    types.update({initializer.name: initializer.data_type for initializer in model.graph.initializer})
-    return {name: element_type for name, element_type in types.items() if element_type}
 
 
 def complete_outputs(model: onnx.ModelProto) -> None:
@@ -236,16 +211,6 @@ def complete_outputs(model: onnx.ModelProto) -> None:
     for value in incomplete:
         if value.name in shapes:
             value.type.tensor_type.shape.CopyFrom(shapes[value.name])
-
-
-def constant_names(graph: onnx.GraphProto) -> set[str]:
-    """Returns the tensors that do not depend on what is fed."""
-    known = {initializer.name for initializer in graph.initializer}
-    for node in graph.node:
-        deterministic = not node.op_type.startswith("Random")
-        if deterministic and all(name in known for name in node.input if name):
-            known.update(node.output)
-    return known
 
 
 def shape_inputs(graph: onnx.GraphProto) -> set[str]:
@@ -277,11 +242,3 @@ def data_dependent(graph: onnx.GraphProto) -> set[str]:
         if node.op_type in DATA_DEPENDENT_OPERATORS or any(name in found for name in node.input):
             found.update(node.output)
     return found
-
-
-def _constant(graph: onnx.GraphProto, name: str) -> npt.NDArray[Any] | None:
-    """Returns an initializer's values, None where there is none of this name with data."""
-    for initializer in graph.initializer:
-        if initializer.name == name and not initializer.external_data:
-            return onnx.numpy_helper.to_array(initializer)
-    return None

@@ -18,7 +18,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.simulators.tensorrt import onnx_rules
+from tests.simulators.tensorrt import onnx_rules, onnx_tensors
 
 Array = npt.NDArray[Any]
 
@@ -113,14 +113,14 @@ def without_double(model: onnx.ModelProto) -> tuple[onnx.ModelProto, bool]:
 
 def in_float32(model: onnx.ModelProto) -> onnx.ModelProto:
     """Returns the model with 16-bit tensors held in float32, rounded to 16 bit behind each node."""
-    types = onnx_rules.element_types(model)
+    types = onnx_tensors.element_types(model)
     if not set(types.values()) & set(_SIXTEEN_BIT):
         return model
     return _retyped(model, set(_SIXTEEN_BIT), rounding=True)[0]
 
 
 def _retyped(model: onnx.ModelProto, replaced: set[int], *, rounding: bool) -> tuple[onnx.ModelProto, bool]:
-    types = onnx_rules.element_types(model)
+    types = onnx_tensors.element_types(model)
     result = onnx.ModelProto()
     result.CopyFrom(model)
     graph = result.graph
