@@ -53,3 +53,26 @@ ANSWERS: dict[str, Any] = {
     "garbage plan": False,
     "cuda graph": [True, True],
 }
+
+# Before version 10 there is neither DataType.INT64 nor the flag STRONGLY_TYPED (the bindings of 8.5.3.1): networks are
+# weakly typed, and the ONNX parser turns INT64 into INT32 (NVIDIA's documentation of it). No question depends on weak
+# typing itself. Written from these sources; no real 8.5 has been asked.
+_WITHOUT_INT64 = ("io of reshape", "io of int64", "io of nonzero")
+_FIRST_WITH_INT64 = (10, 0)
+
+
+def expected(version: tuple[int, int] = _FIRST_WITH_INT64) -> dict[str, Any]:
+    """Returns what a real TensorRT is expected to answer, by question.
+
+    Args:
+        version: Its major and minor version. From 10.0 on the answers are the simulator's.
+    """
+    if version >= _FIRST_WITH_INT64:
+        return dict(ANSWERS)
+    return ANSWERS | {
+        name: {
+            tensor: ["INT32" if part == "INT64" else part for part in description]
+            for tensor, description in ANSWERS[name].items()
+        }
+        for name in _WITHOUT_INT64
+    }

@@ -3,14 +3,10 @@
 The same code asks the simulator and, on a machine with a GPU, the real library, so that the answers can be compared::
 
     python -m tests.simulators.tensorrt.questions --real ANSWERS.json
-
-That writes the answers, each asked in a process of its own, and prints those that are not the simulator's.
 """
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from tests.simulators.tensorrt import models
-from tests.simulators.tensorrt.answers import ANSWERS
 
 Array = npt.NDArray[Any]
 Bounds = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
@@ -66,8 +61,7 @@ class Asked:
         parser = self.trt.OnnxParser(network, self.log)
         errors = []
         if not parser.parse(model):
-            found = [parser.get_error(index) for index in range(parser.num_errors)]
-            errors = [f"{error.node_name()} {error.node_operator()}: {error.desc()}" for error in found]
+            errors = [described(parser.get_error(index)) for index in range(parser.num_errors)]
         config = builder.create_builder_config()
         config.set_memory_pool_limit(self.trt.MemoryPoolType.WORKSPACE, 1 << 28)
         # These models need no library besides TensorRT's own.
@@ -167,6 +161,13 @@ def logger(tensorrt: Any) -> Any:
                 self.lines.append(f"{severity}: {msg}"[:300])
 
     return Log()
+
+
+def described(error: Any) -> str:
+    """Returns a parser's error in words; before version 10 it names its node by the position alone."""
+    if hasattr(error, "node_name"):
+        return f"{error.node_name()} {error.node_operator()}: {error.desc()}"
+    return f"node {error.node()}: {error.desc()}"
 
 
 def growing_allocator(asked: Asked) -> Any:
@@ -331,39 +332,7 @@ def ask(name: str, tensorrt: Any, driver: Any) -> Any:
         return type(error).__name__
 
 
-def ask_the_real_one(name: str) -> None:
-    """Prints the answer of the real TensorRT of this machine."""
-    from tf_opt.engines.tensorrt import bindings, cuda
-
-    module = bindings.tensorrt_module()
-    print(json.dumps({"tensorrt": module.__version__, "answer": ask(name, module, cuda.cuda_driver())}))
-
-
-def main(path: str) -> int:
-    """Writes the answers of the real TensorRT; returns how many are not the simulator's."""
-    found: dict[str, Any] = {"tensorrt": None, "answers": {}}
-    for name in QUESTIONS:
-        command = [sys.executable, "-m", "tests.simulators.tensorrt.questions", "--ask", name]
-        result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
-        last = result.stdout.strip().splitlines()[-1:] or [""]
-        if last[0].startswith("{"):
-            said = json.loads(last[0])
-            found["tensorrt"], found["answers"][name] = said["tensorrt"], said["answer"]
-        else:
-            found["answers"][name] = f"the process ended with {result.returncode}: {result.stderr.strip()[-300:]}"
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(found, file, indent=1)
-    other = {name: answer for name, answer in found["answers"].items() if answer != ANSWERS[name]}
-    for name, answer in other.items():
-        print(f"{name}: {answer}, the simulator says {ANSWERS[name]}")
-    print(f"{len(QUESTIONS) - len(other)} of {len(QUESTIONS)} answers are the simulator's ({found['tensorrt']})")
-    return len(other)
-
-
 if __name__ == "__main__":
-    if len(sys.argv) != 3 or sys.argv[1] not in ("--real", "--ask"):
-        sys.exit(__doc__)
-    if sys.argv[1] == "--ask":
-        ask_the_real_one(sys.argv[2])
-    else:
-        sys.exit(min(main(sys.argv[2]), 1))
+    from tests.simulators.tensorrt import real_answers
+
+    sys.exit(real_answers.main())
