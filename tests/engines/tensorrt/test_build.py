@@ -114,16 +114,6 @@ def test_profile_that_does_not_fit(simulation, wrong):
     assert simulation.builds == 0
 
 
-def test_plans_for_ampere_and_later_are_built_there():
-    settings = TensorRTSettings(hardware_compatibility="ampere_plus")
-    with (
-        simulated_tensorrt("10.16", compute_capability=(7, 5)) as simulation,
-        pytest.raises(EngineBuildError, match=r"8\.0 or later to build on; this one has 7\.5"),
-    ):
-        build(dense(), [profile()], settings)
-    assert simulation.builds == 0
-
-
 def test_settings_reach_the_build(simulation, configurations):
     trt = simulation.module
     settings = TensorRTSettings(

@@ -76,7 +76,7 @@ def test_half_of_the_model_is_obeyed(version_8):
     half = Layer(LayerType.MATRIX_MULTIPLY, DataType.HALF, "a")
     full = Layer(LayerType.MATRIX_MULTIPLY, DataType.FLOAT, "b")
     constant, shape = Layer(LayerType.CONSTANT, DataType.HALF, "c"), Layer(LayerType.SHAPE, DataType.INT32, "d")
-    versions.set_builder_flags(config, Network(half, full, constant, shape), TensorRTSettings(), (9, 0))
+    versions.set_builder_flags(config, Network(half, full, constant, shape), TensorRTSettings())
     assert config.flags == {BuilderFlag.FP16, BuilderFlag.OBEY_PRECISION_CONSTRAINTS}
     assert (half.precision, full.precision) == (DataType.HALF, DataType.FLOAT)
     assert (constant.precision, shape.precision) == (None, None)
@@ -84,7 +84,7 @@ def test_half_of_the_model_is_obeyed(version_8):
 
 def test_full_precision_sets_nothing(version_8):
     config, layer = Config(), Layer(LayerType.MATRIX_MULTIPLY, DataType.FLOAT, "a")
-    versions.set_builder_flags(config, Network(layer), TensorRTSettings(tf32=True), (9, 0))
+    versions.set_builder_flags(config, Network(layer), TensorRTSettings(tf32=True))
     assert config.flags == {BuilderFlag.TF32}
     assert layer.precision is None
 
@@ -95,7 +95,7 @@ def test_quantized_products_stay_free_to_be_int8(version_8):
     dequantize = Layer(LayerType.DEQUANTIZE, DataType.HALF, "dq", ["q"])
     product = Layer(LayerType.MATRIX_MULTIPLY, DataType.HALF, "y", ["dq"])
     rest = Layer(LayerType.MATRIX_MULTIPLY, DataType.HALF, "z", ["y"])
-    versions.set_builder_flags(config, Network(quantize, dequantize, product, rest), TensorRTSettings(), (9, 0))
+    versions.set_builder_flags(config, Network(quantize, dequantize, product, rest), TensorRTSettings())
     assert config.flags == {BuilderFlag.FP16, BuilderFlag.OBEY_PRECISION_CONSTRAINTS, BuilderFlag.INT8}
     assert [layer.precision for layer in (quantize, dequantize, product)] == [None] * 3
     assert rest.precision == DataType.HALF
@@ -104,7 +104,7 @@ def test_quantized_products_stay_free_to_be_int8(version_8):
 def test_settings_that_version_8_5_lacks_are_named(version_8):
     for setting in ("version_compatible", "strip_weights"):
         with pytest.raises(EngineBuildError, match=rf"8\.5\.3\.1.*{setting}"):
-            versions.set_builder_flags(Config(), Network(), TensorRTSettings(**{setting: True}), (9, 0))
+            versions.set_builder_flags(Config(), Network(), TensorRTSettings(**{setting: True}))
 
 
 def test_before_8_6_one_context(version_8):

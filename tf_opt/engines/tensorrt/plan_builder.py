@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import re
 from collections import deque
@@ -41,6 +42,7 @@ class PlanSource:
         settings: TensorRTSettings,
         ranges: Sequence[ShapeProfile],
         ordinal: int,
+        stored: bool = False,
     ) -> None:
         """Reads the model and digests the weights.
 
@@ -51,6 +53,7 @@ class PlanSource:
             settings: Of the build.
             ranges: The engine's profiles.
             ordinal: The GPU that it is for.
+            stored: Whether all this comes with a stored graph, which may have been made with another TensorRT.
 
         Raises:
             EngineBuildError: The model cannot be read, or has types that TensorRT does not compute in.
@@ -61,13 +64,18 @@ class PlanSource:
         self._model = model.read_model(content, name)
         self._weight_array = weight_array
         self._settings = settings
+        self._compatibility = settings.hardware_compatibility
         self._ranges = ranges
         self._ordinal = ordinal
         self._check()
         self._device = plan_cache.current_device(ordinal)
-        digest = model.weights_digest(self._model, weight_array)
-        self._key = plan_cache.plan_key(content, digest, settings, ranges, self._device)
+        self._content = content
+        self._digest = model.weights_digest(self._model, weight_array)
+        self._key = self._key_of_settings()
         self._cache = plan_cache.PlanCache()
+        self._unserved = versions.compatibility_refusal(settings, self._device.compute_capability, stored=stored)
+        if self._unserved is not None:
+            self._keep_to_this_gpu()
 
     def plan(self, *, expected: bool = False) -> bytes:
         """Returns the plan; builds it where it is not in the cache.
@@ -75,13 +83,37 @@ class PlanSource:
         Args:
             expected: Whether one is to be loaded that was built before, so that it is said why this takes long.
         """
-        found = self._cache.load(self._key)
-        if found is not None:
-            return found
+        return self._cache.load(self._key) or self._plan_in_turn(expected=expected)
+
+    def rebuild(self, refused: bytes) -> bytes:
+        """Returns another plan, in place of one that TensorRT did not load.
+
+        One that another GPU built may serve others: it stays, and this GPU gets one of its own.
+
+        Args:
+            refused: The plan.
+        """
+        if self._cache.is_of_another(self._key, self._device):
+            self._unserved = "TensorRT does not load here what another GPU built with it"
+            self._keep_to_this_gpu()
+        else:
+            self._cache.remove(self._key)
+        return self._plan_in_turn(refused=refused)
+
+    def _plan_in_turn(self, *, expected: bool = False, refused: bytes | None = None) -> bytes:
         with self._cache.building(self._device):
             # Another process may have built it while this one waited.
             found = self._cache.load(self._key)
-            if found is None:
+            if found is None or found == refused:
+                if self._unserved is not None:
+                    logger.warning(
+                        "hardware_compatibility='%s' is left out of the plan of %s, which is for this GPU (%s) "
+                        "alone: %s.",
+                        self._compatibility,
+                        self.name,
+                        self._device.name,
+                        self._unserved,
+                    )
                 if expected:
                     logger.warning(
                         "TensorRT builds the engine of %s now, because %s holds no plan of it for this GPU (%s), "
@@ -95,10 +127,12 @@ class PlanSource:
                 self._cache.store(self._key, found, self._device)
             return found
 
-    def rebuild(self) -> bytes:
-        """Returns a new plan, in place of one that TensorRT did not load."""
-        self._cache.remove(self._key)
-        return self.plan()
+    def _keep_to_this_gpu(self) -> None:
+        self._settings = dataclasses.replace(self._settings, hardware_compatibility="none")
+        self._key = self._key_of_settings()
+
+    def _key_of_settings(self) -> str:
+        return plan_cache.plan_key(self._content, self._digest, self._settings, self._ranges, self._device)
 
     def refit(self, engine: trt.ICudaEngine) -> None:
         """Puts the weights into an engine whose plan was stored without them; raises EngineBuildError."""
@@ -142,9 +176,7 @@ class PlanSource:
                     raise self._refused(parser, lines)
                 # The file beside the model stays until the build is over: the parser may only have mapped it.
                 config = builder.create_builder_config()
-                versions.set_builder_flags(
-                    config, network, settings, cuda.cuda_driver().compute_capability(self._ordinal)
-                )
+                versions.set_builder_flags(config, network, settings)
                 profiles.add_profiles(builder, config, network, self._ranges, self.name)
                 path = timing_cache.timing_cache_path(settings, device)
                 timings = timing_cache.attach(config, path, device)

@@ -114,6 +114,12 @@ class PlanCache:
         found = self._files.load(key)
         return None if found is None else bytes(found[1])
 
+    def is_of_another(self, key: str, device: Device) -> bool:
+        """Returns whether a plan is there that another kind of GPU built."""
+        found = self._files.load(key)
+        here = {**dataclasses.asdict(device), "compute_capability": list(device.compute_capability)}
+        return found is not None and any(found[0].get(name) != value for name, value in here.items())
+
     def store(self, key: str, plan: bytes, device: Device) -> bool:
         """Writes a plan, then removes the least recently used ones beyond the limit.
 

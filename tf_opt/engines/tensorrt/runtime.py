@@ -57,6 +57,7 @@ def load_engine(definition: EngineDefinition) -> TensorRTEngine:
         settings=settings,
         ranges=ranges,
         ordinal=ordinal,
+        stored=True,
     )
     runtime, engine = _deserialize(source, settings)
     border = describe_border(engine, header["input_dtypes"], header["output_dtypes"], ranges)
@@ -74,10 +75,15 @@ def _deserialize(source: PlanSource, settings: TensorRTSettings) -> tuple[trt.Ru
     if settings.version_compatible:
         runtime.engine_host_code_allowed = True  # The small runtime that such a plan carries is code.
     with captured_messages() as lines:
-        engine = runtime.deserialize_cuda_engine(source.plan(expected=True))
-        if engine is None and not source.is_new:
+        plan = source.plan(expected=True)
+        engine = runtime.deserialize_cuda_engine(plan)
+        # A second time where the first plan was another GPU's, and the one of this GPU is stored but does not load.
+        for _ in range(2):
+            if engine is not None or source.is_new:
+                break
             logger.warning("TensorRT does not load the stored plan of %s; it is built again.", source.name)
-            engine = runtime.deserialize_cuda_engine(source.rebuild())
+            plan = source.rebuild(plan)
+            engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise EngineRunError(
             f"TensorRT does not load the plan of {source.name}. It says: {'; '.join(lines) or 'nothing'}"

@@ -61,7 +61,8 @@ class TensorRTSettings:
     hardware_compatibility: HardwareCompatibility = "none"
     # "ampere_plus": the plan runs on every GPU from Ampere on; "same_compute_capability": on those with the same
     # compute capability (TensorRT 10.9 and later). Both cost speed. "none" is right where each machine may build its
-    # own plan.
+    # own plan. A GPU before Ampere builds its own without the setting, with a warning, as does a TensorRT that lacks it
+    # where it loads a stored graph.
 
     version_compatible: bool = False
     # Whether later TensorRT versions of the same major one may run the plan. It carries a small runtime for that, whose

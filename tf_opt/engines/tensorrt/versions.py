@@ -46,22 +46,38 @@ def create_network(builder: trt.Builder) -> trt.INetworkDefinition:
     return builder.create_network(flags)
 
 
-def set_builder_flags(
-    config: trt.IBuilderConfig,
-    network: trt.INetworkDefinition,
-    settings: TensorRTSettings,
-    capability: tuple[int, int],
-) -> None:
+def compatibility_refusal(settings: TensorRTSettings, capability: tuple[int, int], *, stored: bool) -> str | None:
+    """Returns why a GPU can neither build nor run a plan for several kinds of GPU, None where it can or none is wanted.
+
+    Args:
+        settings: Of the build.
+        capability: The GPU's compute capability.
+        stored: Whether the settings come with a stored graph. A version that lacks what they want is a reason then;
+            whoever optimizes a graph here gets an error of it.
+    """
+    level = settings.hardware_compatibility
+    if level == "none":
+        return None
+    if level == "ampere_plus" and capability < AMPERE:
+        return (
+            f"such a plan needs compute capability {AMPERE[0]}.{AMPERE[1]} or later, and this GPU has "
+            f"{capability[0]}.{capability[1]}"
+        )
+    if stored and _compatibility_level(level) is None:
+        return "this TensorRT does not have it"
+    return None
+
+
+def set_builder_flags(config: trt.IBuilderConfig, network: trt.INetworkDefinition, settings: TensorRTSettings) -> None:
     """Sets what a build depends on besides the network.
 
     Args:
         config: Gets the flags.
         network: The network that will be built.
-        settings: What the user wants.
-        capability: The GPU's compute capability.
+        settings: What the user wants, as far as the GPU can serve it; see `compatibility_refusal`.
 
     Raises:
-        EngineBuildError: The version or the GPU does not have what a setting needs.
+        EngineBuildError: The version does not have what a setting needs.
     """
     import tensorrt as trt
 
@@ -73,15 +89,9 @@ def set_builder_flags(
     if hasattr(config, "builder_optimization_level"):
         config.builder_optimization_level = settings.optimization_level
     if settings.hardware_compatibility != "none":
-        levels = getattr(trt, "HardwareCompatibilityLevel", None)
-        level = getattr(levels, settings.hardware_compatibility.upper(), None)
+        level = _compatibility_level(settings.hardware_compatibility)
         if level is None:
             raise _lacks(f"hardware_compatibility={settings.hardware_compatibility!r}")
-        if settings.hardware_compatibility == "ampere_plus" and capability < AMPERE:
-            raise EngineBuildError(
-                f"hardware_compatibility='ampere_plus' needs a GPU of compute capability {AMPERE[0]}.{AMPERE[1]} or "
-                f"later to build on; this one has {capability[0]}.{capability[1]}. Leave the setting off here."
-            )
         config.hardware_compatibility_level = level
     if settings.version_compatible:
         _set_flag(config, "VERSION_COMPATIBLE", "version_compatible=True")
@@ -138,6 +148,13 @@ def describe_error(error: trt.ParserError) -> str:
         f"{name or f'node {error.node()}'} ({operator or 'operator unknown'}): " if name or error.node() >= 0 else ""
     )
     return f"{place}{error.desc()}"
+
+
+def _compatibility_level(name: str) -> Any:
+    """Returns the member of HardwareCompatibilityLevel, None where the version lacks it."""
+    import tensorrt as trt
+
+    return getattr(getattr(trt, "HardwareCompatibilityLevel", None), name.upper(), None)
 
 
 def _set_flag(config: trt.IBuilderConfig, name: str, setting: str) -> None:
