@@ -11,8 +11,14 @@ from typing import Any
 
 from tests.simulators.tensorrt.bindings_base import Enumeration, Missing
 
-# Methods that pybind11 offers for classes that programs derive from, without exporting them.
-_CALLBACKS = {"IOutputAllocator": {"reallocate_output", "reallocate_output_async", "notify_shape"}}
+# Methods that pybind11 calls on classes that programs derive from, without exporting them, and their arguments.
+_CALLBACKS = {
+    "IOutputAllocator": {
+        "reallocate_output": ("tensor_name", "memory", "size", "alignment"),
+        "reallocate_output_async": ("tensor_name", "memory", "size", "alignment", "stream"),
+        "notify_shape": ("tensor_name", "shape"),
+    }
+}
 
 # How a simulated object is made: the real ones come from other objects and have no constructor.
 _WITHOUT_CONSTRUCTOR = frozenset(
@@ -53,6 +59,23 @@ def differences(module: Any, folder: Path) -> list[str]:
             if (severity := getattr(value, "Severity", None)) is not None:
                 found += _enum_differences(f"{name}.Severity", severity, numbers)
     return found
+
+
+def callbacks(name: str, folder: Path) -> dict[str, tuple[str, ...]]:
+    """Returns the methods that the bindings call on a class which programs derive from, with their arguments.
+
+    Args:
+        name: The class that programs derive from.
+        folder: What `generate_stubs.stubs` returned for a version.
+    """
+    tree = ast.parse((folder / "tensorrt/__init__.pyi").read_text())
+    (real,) = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name]
+    exported = {
+        node.name: _real_form(node, []).names
+        for node in real.body
+        if isinstance(node, ast.FunctionDef) and not node.decorator_list and not node.name.startswith("_")
+    }
+    return exported | _CALLBACKS.get(name, {})
 
 
 def _enum_differences(name: str, enum: type[Enumeration], numbers: dict[str, dict[str, int]]) -> list[str]:
