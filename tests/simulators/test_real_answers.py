@@ -14,6 +14,7 @@ import pytest
 
 from tests.simulators.tensorrt import questions, real_answers
 from tests.simulators.tensorrt.answers import ANSWERS, expected
+from tests.simulators.tensorrt.fixture import Simulation
 from tf_opt.engines.tensorrt import bindings
 from tf_opt.errors import EnginePackageMissingError
 
@@ -96,6 +97,20 @@ def test_another_answer_is_printed(
     said = capsys.readouterr().out
     assert "shape above: [True, [17, 4]], expected [False, [-1, 4]]" in said
     assert f"{len(ANSWERS) - 1} of {len(ANSWERS)} answers are as expected" in said
+
+
+@pytest.mark.parametrize("name", ["right", "io of dense", "shape above"])
+def test_one_answer_is_printed(simulation: Simulation, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    """The process of a question goes through the gate to whatever TensorRT there is: here, the simulated one."""
+    assert real_answers.main(["--ask", name]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == ANSWERS[name]
+
+
+def test_answer_behind_other_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = SimpleNamespace(returncode=0, stdout="[TRT] a message\n[true, true]\n", stderr="")
+    monkeypatch.setattr(subprocess, "run", lambda *arguments, **keywords: said)
+
+    assert real_answers.answer_of_a_process("right") == [True, True]
 
 
 def test_a_process_that_cannot_answer() -> None:
