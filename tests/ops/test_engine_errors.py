@@ -135,6 +135,16 @@ def test_empty_input_without_a_fallback_names_input_and_shape() -> None:
     assert "no fallback function" in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["tokens:0", "a/b\\c:1", 'odd"]:0'])
+def test_empty_input_is_named_as_the_engine_s_header_names_it(name: str) -> None:
+    """In a function, the node's input is called "_arg_x_0_0"."""
+    engine = blob(dense_onnx(), inputs=[f"{name} float32 [?, {HIDDEN}]", "other:0 int32 []"])
+    with dense_session(engine=engine) as run, pytest.raises(tf.errors.InvalidArgumentError) as caught:
+        run(batch_of(0))
+
+    assert f"input_0 ('{name}') has shape [0,{HIDDEN}]" in str(caught.value)
+
+
 def test_unsupported_shape_without_a_fallback_names_input_and_shape() -> None:
     with (
         dense_session(engine=blob(dense_onnx(batch=4))) as run,

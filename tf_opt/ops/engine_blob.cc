@@ -78,4 +78,25 @@ Status ParseEngineBlob(std::string_view bytes, EngineBlob* blob) {
   return Status::Ok();
 }
 
+std::vector<std::string> InputNames(std::string_view header) {
+  // As json.dumps writes it. Within a string the quotes would be escaped, so this is the key.
+  constexpr std::string_view kKey = "\"inputs\": [";
+  std::vector<std::string> names;
+  size_t at = header.find(kKey);
+  if (at == std::string_view::npos) return names;
+  bool inside = false, in_name = false;
+  for (at += kKey.size(); at < header.size() && (inside || header[at] != ']'); ++at) {
+    char letter = header[at];
+    if (letter == '"') {
+      inside = in_name = !inside;
+      if (inside) names.emplace_back();
+      continue;
+    }
+    if (letter == '\\' && ++at < header.size()) letter = header[at];
+    if (letter == ' ') in_name = false;  // Behind the name stand dtype and shape.
+    if (in_name) names.back() += letter;
+  }
+  return names;
+}
+
 }  // namespace tf_opt

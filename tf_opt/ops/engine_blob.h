@@ -3,7 +3,9 @@
 #ifndef TF_OPT_OPS_ENGINE_BLOB_H_
 #define TF_OPT_OPS_ENGINE_BLOB_H_
 
+#include <string>
 #include <string_view>
+#include <vector>
 
 #include "runtime.h"
 
@@ -16,6 +18,10 @@ struct EngineBlob {
 
 // Checks magic, version, lengths and checksum. The views in `blob` point into `bytes`.
 Status ParseEngineBlob(std::string_view bytes, EngineBlob* blob);
+
+// What the optimized graph called the engine's inputs ("input_ids:0"), in their order; fewer where
+// the header does not tell.
+std::vector<std::string> InputNames(std::string_view header);
 
 }  // namespace tf_opt
 

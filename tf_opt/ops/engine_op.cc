@@ -162,7 +162,10 @@ Status EngineOp::CountedRun(OpKernelContext* context, Engine* engine) {
   for (int i = 0; i < input_count_; ++i) {
     const Tensor& tensor = context->input(i);
     if (tensor.NumElements() == 0) {
-      return {Code::kUnsupportedShape, "input_" + std::to_string(i) + " ('" + def().input(i) +
+      // Within a function the node's own input has a name that only TensorFlow knows.
+      const bool is_known = i < static_cast<int>(input_names_.size()) && !input_names_[i].empty();
+      return {Code::kUnsupportedShape, "input_" + std::to_string(i) + " ('" +
+                                           (is_known ? input_names_[i] : def().input(i)) +
                                            "') has shape " + tensor.shape().DebugString() +
                                            ": engines do not run on tensors without elements"};
     }
@@ -229,6 +232,7 @@ Status EngineOp::Load(OpKernelContext* context) {
   if (Status status = StoredEngine(context, &bytes); !status.ok()) return status;
   if (Status status = ParseEngineBlob(bytes, &blob); !status.ok()) return status;
   if (Status status = FindRuntime(runtime_name_, &runtime); !status.ok()) return status;
+  input_names_ = InputNames(blob.header);
   weights_.clear();  // Of a load that was interrupted.
   EngineDefinition definition;
   definition.segment_name = segment_name_;

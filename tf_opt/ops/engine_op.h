@@ -84,6 +84,7 @@ class EngineOp : public tensorflow::AsyncOpKernel {
   std::atomic<bool> loaded_{false};  // Everything below is constant once this is true.
   Status load_status_;
   bool run_fallback_on_failure_ = false;
+  std::vector<std::string> input_names_;  // As the engine's header has them, for messages.
   std::vector<tensorflow::Tensor>
       weights_;  // Declared before the engine, which reads their memory until it is destroyed.
   std::unique_ptr<Engine> engine_;

@@ -67,6 +67,12 @@ def test_possible_values():
     )
 
 
+@pytest.mark.parametrize("smallest", [(0, 16), (1, 0), np.array([0, 16])])
+def test_profiles_have_elements(smallest):
+    with pytest.raises(InvalidOptionError, match=r"'x'.*at least 1 in each dimension.*without elements"):
+        TensorRTSettings(profiles=[{"x": (smallest, (8, 128), (32, 384))}])
+
+
 @pytest.mark.parametrize("others", [{"profile_strategy": "optimal"}, {"profiles": [{"x": RANGE}, {"x": RANGE}]}])
 def test_stripped_weights_and_several_profiles_exclude_each_other(others):
     with pytest.raises(InvalidOptionError, match="one shape profile"):

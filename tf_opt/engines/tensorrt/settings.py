@@ -159,7 +159,12 @@ class TensorRTSettings:
                 if not _is_range(shapes):
                     raise InvalidOptionError(
                         f"The profile of the input {name!r} is {shapes!r}; expected three shapes of equal rank, with "
-                        "0 <= smallest <= tuned for <= largest in each dimension."
+                        "1 <= smallest <= tuned for <= largest in each dimension."
+                    )
+                if any(0 in (_items(shape) or ()) for shape in shapes):
+                    raise InvalidOptionError(
+                        f"The profile of the input {name!r} is {shapes!r}; expected at least 1 in each dimension. "
+                        "Inputs without elements run the original TensorFlow nodes, so an engine never gets any."
                     )
 
 
