@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 
 from tf_opt.report.optimization import (
+    DeclinedNode,
     EngineAttempt,
     Measurement,
     OptimizationReport,
@@ -90,6 +91,10 @@ def report() -> OptimizationReport:
         original_nodes=40,
         segments=(adopted, rejected),
         refused=tuple(RefusedNode(name=f"n{i}", op="Betainc", category="op", reason="no conversion") for i in range(3)),
+        declined=(
+            DeclinedNode(name="t0", op="Tanh", engine="tensorrt", reason="no importer", segment="tf_opt_segment_0"),
+            DeclinedNode(name="t1", op="Tanh", engine="tensorrt", reason="no importer for t1"),
+        ),
         measurement=MEASUREMENT,
         measurements=(MEASUREMENT,),
         maximum_error=1e-6,
@@ -203,6 +208,7 @@ def evil_report() -> OptimizationReport:
             RefusedNode(name=EVIL, op=EVIL, category=EVIL, reason=EVIL),
             RefusedNode(name=EVIL, op=EVIL, category=EVIL, reason="another"),
         ),
+        declined=tuple(DeclinedNode(name=EVIL, op=EVIL, engine=EVIL, reason=f"{EVIL}{i}") for i in range(2)),
         attempts=(PrecisionAttempt(precision=EVIL, reason=EVIL),),
         engines_tried=(EngineAttempt(engine=EVIL, precision=EVIL, engines=1, speed=1.0),),
         stage_seconds={EVIL: 1.0},

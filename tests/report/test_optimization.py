@@ -74,3 +74,10 @@ def test_json_round_trip(tmp_path):
     assert content["segments"][1]["reason"] == "slower than TensorFlow: by half"
     assert content["measurements"][0]["feed"] == "x 1×16"
     assert content["coverage"] == 0.75
+
+
+def test_what_an_engine_left_to_the_next_is_shown_with_its_reason():
+    for shown in (full_report().text(), full_report().to_html()):
+        assert "Nodes that an engine left to the next" in shown
+        assert "tensorrt: no importer for t1" in shown
+    assert "left to the next" not in replace(full_report(), declined=()).text()
