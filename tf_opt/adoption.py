@@ -13,7 +13,7 @@ from tensorflow.core.framework.node_def_pb2 import NodeDef
 
 from tf_opt import ops
 from tf_opt.comparison import compare
-from tf_opt.errors import EngineBuildError, InvalidFeedError, UnknownOpError
+from tf_opt.errors import EngineBuildError
 from tf_opt.feeds import Array, NormalizedFeed, feed_shapes
 from tf_opt.held_weights import HeldWeights
 from tf_opt.options import Options
@@ -21,6 +21,7 @@ from tf_opt.output_accuracy import JudgedOutputs, outside_tolerance
 from tf_opt.paired_comparison import PairedComparison, Verdict, paired_comparison
 from tf_opt.passes.tf.splice import EngineNode, splice_segments
 from tf_opt.report.optimization import Measurement, SegmentReport
+from tf_opt.run_errors import original_graph_error
 from tf_opt.tolerance import Accuracy, Tolerance
 from tf_opt.trial import Trial, describe_shapes, representative_feeds
 from tf_opt.weights import WeightStore
@@ -153,7 +154,7 @@ class AdoptionTrials:
         Raises:
             EngineBuildError: An engine cannot be loaded, and `strict` is set.
             UnknownOpError: The original graph has an op without a kernel.
-            InvalidFeedError: The original graph fails on a feed.
+            OriginalGraphError: The original graph fails on a feed.
         """
         try:
             return self._adopt(candidates)
@@ -265,16 +266,8 @@ class AdoptionTrials:
         try:
             return trial.run_original(feed)
         except tf.errors.OpError as error:
-            if "No OpKernel was registered" in str(error):
-                raise UnknownOpError(
-                    f"The graph has an op that no kernel of this TensorFlow runs: {error.message}. Load the library "
-                    "that brings the kernel, or place the node on a device that has one."
-                ) from error
             number = next(number for number, each in enumerate(self._feeds) if each is feed)
-            raise InvalidFeedError(
-                f"The original graph fails on feed {number} (counted from 0): {error.message}. Correct the feed, or "
-                "the graph."
-            ) from error
+            raise original_graph_error(error, number) from error
 
     def _judge(self, trial: Trial, candidates: Sequence[Candidate]) -> _Judgement:
         if self._options.adopt == "always":

@@ -79,6 +79,14 @@ class InvalidFeedError(TfOptError, ValueError):
     """A feed is missing, unknown, or of the wrong dtype, rank or shape."""
 
 
+class UnfeedableInputError(InvalidFeedError):
+    """No feed can be made up for an input: it leaves open how large it is, or is of a dtype that nothing tells of."""
+
+
+class OriginalGraphError(InvalidFeedError):
+    """The graph that is to be optimized fails on a feed."""
+
+
 class GraphNotFrozenError(TfOptError, ValueError):
     """The GraphDef still holds variables or other state, so it cannot be optimized."""
 

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import graph_pb2
 
-from tf_opt.errors import InvalidFeedError, InvalidOptionError, did_you_mean
+from tf_opt.errors import InvalidFeedError, InvalidOptionError, UnfeedableInputError, did_you_mean
 from tf_opt.feeds import Array
 from tf_opt.frozen_graph import FrozenGraph, find_tensor
 from tf_opt.graph_checks import frozen_from_graph_def
@@ -57,8 +57,9 @@ def random_feeds(
         Mappings from input keys to arrays.
 
     Raises:
-        InvalidFeedError: A shape does not fit its input, names none, or cannot be made up (unknown rank, or unknown
-            dimensions besides the first two).
+        InvalidFeedError: A shape does not fit its input, or names none.
+        UnfeedableInputError: An input cannot be made up: it is of unknown rank or dtype, or has unknown dimensions
+            besides the first two.
         InvalidOptionError: A size or the count is below 1.
     """
     for name, value in (("batch", batch), ("sequence", sequence), ("count", count)):
@@ -104,7 +105,7 @@ def _shape(info: TensorInfo, given: Mapping[str, tuple[int, ...]], batch: int, s
         if _accepts(info.shape, sizes) and info.shape is not None and None in info.shape:
             return sizes
     if info.shape is None or any(size is None for size in info.shape[2:]):
-        raise InvalidFeedError(
+        raise UnfeedableInputError(
             f"The input {info} has dimensions that cannot be made up. Give a shape for {info.key!r}."
         )
     sizes = tuple(
@@ -155,7 +156,7 @@ def _values(info: TensorInfo, shape: tuple[int, ...], role: InputRole, generator
         return (generator.normal(size=shape) + 1j * generator.normal(size=shape)).astype(array_dtype)
     if dtype.is_floating:
         return np.asarray(generator.normal(size=shape)).astype(array_dtype)
-    raise InvalidFeedError(f"The input {info} is of a dtype that cannot be made up. Feed it by hand.")
+    raise UnfeedableInputError(f"The input {info} is of a dtype that cannot be made up. Feed it by hand.")
 
 
 def _mask(shape: tuple[int, ...], generator: np.random.Generator) -> Array:

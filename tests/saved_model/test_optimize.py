@@ -183,7 +183,7 @@ def test_endpoints_of_a_module(module: tuple[Path, Path, tf_opt.SavedModelReport
     notes = "\n".join(report.notes)
     assert "'two_forms' stays as it was: It has 2 functions" in notes
     assert "'look_up' stays as it was" in notes
-    assert "'nested' was measured on made-up feeds" in notes
+    assert "'nested' was built for made-up feeds" in notes
     assert_close(before.two_forms(rows()), after.two_forms(rows()))
     assert after.two_forms(rows(), training=True).shape == (4, 32)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tf_opt.cli.shapes import ShapeSpecification, combinations, parse_shapes
-from tf_opt.errors import FeedFileError, InvalidFeedError
+from tf_opt.errors import FeedFileError, InvalidFeedError, UnfeedableInputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -186,11 +186,12 @@ class FeedSource:
             for feed in random_feeds(frozen, shapes, count=count, seed=seed + number)
         ]
 
-    def feeds_by_signature(self, graphs: Mapping[str, FrozenGraph]) -> dict[str, list[Feed]]:
+    def feeds_by_signature(self, graphs: Mapping[str, FrozenGraph], *, partly: bool = False) -> dict[str, list[Feed]]:
         """Returns the feeds of several graphs; of the shapes for random ones, each takes those of its own inputs.
 
         Args:
             graphs: The graphs by signature; the key is empty where the model has one way to be called.
+            partly: Whether graphs are left out for which none can be made up, as they need more shapes.
 
         Raises:
             InvalidFeedError: As at `feeds`, with the signature it is about; or no graph has an input of that name.
@@ -206,7 +207,11 @@ class FeedSource:
         for key, frozen in graphs.items():
             own = tuple(shape for shape in self.shapes if find_tensor(frozen.inputs, shape.name) is not None)
             with _naming_signature(key, "--shape gives shapes of inputs, --signature leaves signatures out."):
-                found[key] = replace(self, shapes=own).feeds(frozen)
+                try:
+                    found[key] = replace(self, shapes=own).feeds(frozen)
+                except UnfeedableInputError:
+                    if not partly:
+                        raise
         return found
 
     def read_by_signature(self, inputs: Mapping[str, Sequence[TensorInfo]]) -> dict[str, list[Feed]]:

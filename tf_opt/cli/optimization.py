@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from tf_opt.optimizer_inputs import resolve_precision
 from tf_opt.options import Options
 from tf_opt.report.optimization import OptimizationReport
 from tf_opt.report.output import ReportOutput
+from tf_opt.saved_model.feeds import MadeUpFeeds
 from tf_opt.saved_model.optimize import optimize_saved_model, save_saved_model
 
 
@@ -64,15 +65,18 @@ class Optimization:
         known = read_signatures(self.source, self.model.tag)
         chosen = choose_signatures(known, self.model.signature, self.source)
         inputs = {key: signature.inputs for key, signature in chosen.items()}
-        feeds: dict[str, list[Feed]] | None = None
+        feeds: Mapping[str, Sequence[Feed]] | None = None
+        told: set[str] = set()
         if self.feeds.is_random and self.feeds.is_asked_for:
             graphs = read_model(self.source, self.kind, self.model, output).graphs
-            feeds = self.feeds.feeds_by_signature(graphs)
+            told = chosen.keys() - graphs.keys()
+            made = self.feeds.feeds_by_signature(graphs, partly=not self.model.signature)
+            feeds = made if self.model.signature else MadeUpFeeds(made)
         elif not self.feeds.is_random:
             feeds = self.feeds.read_by_signature(inputs)
         calibration = None if self.calibration is None else self.calibration.read_by_signature(inputs)
         keywords = dict(self.keywords)
-        return optimize_saved_model(
+        report = optimize_saved_model(
             self.source,
             self.target,
             self.model.signature and list(chosen),
@@ -85,6 +89,10 @@ class Optimization:
             opset=self.opset,
             **keywords,
         )
+        for name, reason in report.unconverted.items():
+            if name in chosen and name not in report.signatures and name not in told:
+                output.note(f"Note: the signature {name!r} stays as it was: {reason}")
+        return report
 
     def _graph(self, output: Output) -> OptimizationReport:
         frozen = one_graph(

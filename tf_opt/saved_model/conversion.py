@@ -11,15 +11,21 @@ from typing import Any
 import tensorflow as tf
 
 from tf_opt.engine_nodes import engine_bytes
-from tf_opt.errors import FreezeError, InvalidFeedError
-from tf_opt.feeds import Feed
+from tf_opt.errors import (
+    FreezeError,
+    InvalidFeedError,
+    OriginalGraphError,
+    TfOptError,
+    UnfeedableInputError,
+    UnknownOpError,
+)
 from tf_opt.light_graph import LightGraph
 from tf_opt.optimizer import Tf2TrtOpt
 from tf_opt.option_names import check_option_names
 from tf_opt.report.optimization import OptimizationReport
 from tf_opt.report.saved_model import SavedModelReport
 from tf_opt.saved_model.engine_files import EngineFiles, engine_files
-from tf_opt.saved_model.feeds import GivenFeeds
+from tf_opt.saved_model.feeds import ChosenFeeds, GivenFeeds
 from tf_opt.saved_model.functions import GraphFunction, declared, endpoint_function, signature_function
 from tf_opt.saved_model.parts import Part, SharedGraph, freeze_part, share_graphs, tensor_specs
 from tf_opt.saved_model.source import LoadedModel, renamed_input
@@ -62,6 +68,7 @@ class Conversion:
         """
         self.model = model
         self.optimizer = optimizer
+        self.named: frozenset[str] = frozenset()
         self.weights = WeightVariables(model.variables)
         self.groups: list[SharedGraph] = []
         self.optimized: list[Optimized] = []
@@ -71,13 +78,15 @@ class Conversion:
         self.endpoint_reports: dict[str, OptimizationReport] = {}
         self.notes: list[str] = []
 
-    def freeze(self, wanted: Sequence[str], *, all_endpoints: bool) -> None:
+    def freeze(self, wanted: Sequence[str], *, named: bool) -> None:
         """Freezes what is to be optimized, and finds out why the rest is not.
 
         Args:
             wanted: Names of signatures.
-            all_endpoints: Whether endpoints are optimized too that compute something else than these.
+            named: Whether the user named them. Otherwise endpoints are optimized too that compute something else, and
+                what cannot be run stays as it was.
         """
+        self.named = frozenset(wanted if named else ())
         parts = []
         renamed = renamed_input(self.model)
         if renamed:
@@ -94,7 +103,7 @@ class Conversion:
                     self.unconverted[name] = str(error)
             parts += self._freeze_endpoints()
             for group in share_graphs(parts, self.weights):
-                if group.signatures or all_endpoints:
+                if group.signatures or not named:
                     self.groups.append(group)
                 else:
                     self._keep_endpoints(group, "It computes something else than the signatures that were asked for.")
@@ -134,9 +143,22 @@ class Conversion:
     def optimize(self, feeds: GivenFeeds, disable_fp16: bool, opset: int | None) -> None:
         """Optimizes each graph once."""
         check_option_names(self.optimizer.options, [group.model for group in self.groups])
-        chosen = [(group, *feeds.of(group, self.notes)) for group in self.groups]  # All are checked before the first.
-        for group, measured, calibration in chosen:
-            result = self._optimize(group, measured, calibration, disable_fp16, opset)
+        work: list[tuple[SharedGraph, ChosenFeeds]] = []  # All are checked before the first is optimized.
+        failures: list[TfOptError] = []
+        finished = 0
+        for group in self.groups:
+            try:
+                work.append((group, feeds.of(group)))
+            except UnfeedableInputError as error:
+                failures.append(self._left_out(group, feeds, error))
+        for group, chosen in work:
+            try:
+                result = self._optimize(group, chosen, disable_fp16, opset)
+            except (OriginalGraphError, UnknownOpError) as error:
+                failures.append(self._left_out(group, feeds, error))
+                continue
+            finished += 1
+            self._note_made_up(group, chosen)
             report = self.optimizer.report
             for part in group.parts:
                 reports = self.signature_reports if part.is_signature else self.endpoint_reports
@@ -147,17 +169,33 @@ class Conversion:
                 self._keep_endpoints(group, reason)
             else:
                 self.optimized.append(Optimized(group=group, result=result))
+        if failures and not finished:
+            raise failures[0]
         # Those of one graph with a signature tell nothing new.
         shared = {part.name for group in self.groups if group.signatures for part in group.parts}
         self.endpoint_reports = {name: each for name, each in self.endpoint_reports.items() if name not in shared}
 
+    def _left_out(self, group: SharedGraph, feeds: GivenFeeds, error: TfOptError) -> TfOptError:
+        """Leaves a graph as it was that cannot be run, and returns the error; raises it where the graph was named."""
+        if feeds.are_meant_for(group) or self.named.intersection(group.signatures):
+            raise error
+        reason = str(error).removeprefix(f"{group.title}: ")
+        self.unconverted.update(dict.fromkeys(group.signatures, reason))
+        self._keep_endpoints(group, reason)
+        return error
+
+    def _note_made_up(self, group: SharedGraph, chosen: ChosenFeeds) -> None:
+        if chosen.made_up:
+            measured = "built for" if self.optimizer.options.adopt == "always" else "measured on"
+            self.notes.append(f"{group.title} was {measured} made-up feeds, as none were given for it.")
+
     def _optimize(
-        self, group: SharedGraph, feeds: Sequence[Feed], calibration: Any, disable_fp16: bool, opset: int | None
+        self, group: SharedGraph, feeds: ChosenFeeds, disable_fp16: bool, opset: int | None
     ) -> LightGraph | None:
         try:
-            result = self.optimizer.optimize_light(group.model, feeds, disable_fp16, opset, calibration)
-        except InvalidFeedError as error:
-            raise InvalidFeedError(f"{group.title}: {error}") from error
+            result = self.optimizer.optimize_light(group.model, feeds.measured, disable_fp16, opset, feeds.calibration)
+        except (InvalidFeedError, UnknownOpError) as error:
+            raise type(error)(f"{group.title}: {error}") from error
         return None if result is group.model else result
 
     def write(self, target: Path, *, overwrite: bool) -> SavedModelReport:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from tf_opt.errors import InvalidFeedError, did_you_mean
+from tf_opt.errors import InvalidFeedError, UnfeedableInputError, did_you_mean
 from tf_opt.feeds import Feed, check_feeds
 from tf_opt.frozen_graph import FrozenGraph
 from tf_opt.light_graph import LightGraph
@@ -14,6 +15,25 @@ from tf_opt.optimizer import MAXIMUM_CALIBRATION_FEEDS
 from tf_opt.optimizer_inputs import needed_feeds
 from tf_opt.random_feeds import random_feeds
 from tf_opt.saved_model.parts import SharedGraph
+
+
+class MadeUpFeeds(dict[str, Sequence[Feed]]):
+    """Feeds by signature that were made up for the user: a signature that fails on them stays as it was."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChosenFeeds:
+    """The feeds of one graph.
+
+    Attributes:
+        measured: What engines are measured on.
+        calibration: What quantization looks at; None for the same.
+        made_up: Whether none were given for the graph.
+    """
+
+    measured: Sequence[Feed]
+    calibration: Iterable[Feed] | None
+    made_up: bool
 
 
 class GivenFeeds:
@@ -40,15 +60,18 @@ class GivenFeeds:
             # One that can be run through once has to serve several signatures.
             self._calibration = list(itertools.islice(self._calibration, MAXIMUM_CALIBRATION_FEEDS))
 
-    def of(self, group: SharedGraph, notes: list[str]) -> tuple[Sequence[Feed], Iterable[Feed] | None]:
-        """Returns the feeds of a graph for measurement and for calibration, checked.
+    def are_meant_for(self, group: SharedGraph) -> bool:
+        """Tells whether the user wants a graph to run on these: they have its name, or are for all signatures."""
+        if self._feeds is None or isinstance(self._feeds, MadeUpFeeds):
+            return False
+        return any(part.name in self._feeds for part in group.parts) if self._by_name else bool(group.signatures)
 
-        Args:
-            group: The graph.
-            notes: Where it is noted that feeds are made up.
+    def of(self, group: SharedGraph) -> ChosenFeeds:
+        """Returns the feeds of a graph, checked.
 
         Raises:
             InvalidFeedError: There are none for this graph, but for others, or they do not fit it.
+            UnfeedableInputError: None are given, and none can be made up.
         """
         calibration = _chosen(self._calibration, group)
         feeds = _chosen(self._feeds, group)
@@ -56,21 +79,23 @@ class GivenFeeds:
             try:
                 check_feeds(*needed_feeds(group.model, feeds))
             except InvalidFeedError as error:
-                if group.signatures or isinstance(self._feeds, Mapping):
+                if group.signatures or self._by_name:
                     raise InvalidFeedError(
                         f"{group.title}: {error} Feeds for several signatures are given by name: "
                         f"{{{group.parts[0].name!r}: [...], ...}}."
                     ) from error
             else:
-                return feeds, calibration
-        elif self._feeds is not None and group.signatures:
+                return ChosenFeeds(measured=feeds, calibration=calibration, made_up=False)
+        elif self._feeds is not None and group.signatures and not isinstance(self._feeds, MadeUpFeeds):
             raise InvalidFeedError(
                 f"{group.title} has no feeds, while others have. Give feeds for it under its name, or say with "
                 "`signatures` which ones to optimize."
             )
-        made_up = _made_up(group)
-        notes.append(f"{group.title} was measured on made-up feeds, as none were given for it.")
-        return made_up, calibration
+        return ChosenFeeds(measured=_made_up(group), calibration=calibration, made_up=True)
+
+    @property
+    def _by_name(self) -> bool:
+        return isinstance(self._feeds, Mapping)
 
 
 def _made_up(group: SharedGraph) -> Sequence[Feed]:
@@ -78,6 +103,11 @@ def _made_up(group: SharedGraph) -> Sequence[Feed]:
     frozen = FrozenGraph(graph_def=model.graph_def, inputs=model.inputs, outputs=model.outputs)
     try:
         return random_feeds(frozen)
+    except UnfeedableInputError as error:
+        name = group.parts[0].name
+        ways = f"In Python that is feeds={{{name!r}: [feed, ...]}}"
+        ways += ", on the command line --shape or --feeds." if group.signatures else "."
+        raise UnfeedableInputError(f"{group.title}: {error} {ways}") from error
     except InvalidFeedError as error:
         raise InvalidFeedError(f"{group.title}: {error}") from error
 

@@ -60,7 +60,8 @@ def optimize_saved_model(
     Args:
         in_dir: The SavedModel to read.
         out_dir: The folder to write. It appears when it is whole.
-        signatures: Which signatures to optimize; None for all.
+        signatures: Which signatures to optimize; None for all that can be: one that cannot be run, or for which no feed
+            can be made up, then stays as it was, with the reason in the report.
         feeds: What engines are measured on, as the model will be served: a list of feeds by input key, or one for each
             signature by its name. None makes some up, which the report says.
         tags: Tags of the graph to read; None takes the only one there is.
@@ -81,6 +82,7 @@ def optimize_saved_model(
         OutputExistsError: out_dir exists and `overwrite` is off, or replacing it would damage something else.
         OutputPathError: out_dir is a symbolic link, or cannot be written.
         InvalidFeedError: Feeds are for an unknown signature, missing for one of several, or do not fit.
+        UnfeedableInputError, OriginalGraphError: A signature that was named or has feeds cannot be run, or none can.
         InvalidOptionError: An option is unknown or has a value that is not allowed.
         TfOptError: What `Tf2TrtOpt.optimize_graph_def` raises.
     """
@@ -92,7 +94,7 @@ def optimize_saved_model(
     wanted = chosen_signatures(model, signatures)
     given = GivenFeeds(feeds, calibration_data, model.signatures, model.endpoints)
     conversion = Conversion(model, optimizer)
-    conversion.freeze(wanted, all_endpoints=signatures is None)
+    conversion.freeze(wanted, named=signatures is not None)
     conversion.optimize(given, disable_fp16, opset)
     return conversion.write(target, overwrite=overwrite)
 
