@@ -24,7 +24,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tf_opt.files import TEMPORARY_PREFIX, Bytes, write_parts
+from tf_opt.files import Bytes, write_parts
+from tf_opt.leftovers import TEMPORARY_PREFIX
 from tf_opt.ops.build import cache_directory
 
 logger = logging.getLogger(__name__)

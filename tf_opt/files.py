@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeAlias
 
 from tf_opt.errors import DumpError
-
-TEMPORARY_PREFIX = ".writing-"
-"""How the names of files begin that are not whole yet."""
+from tf_opt.leftovers import claimed_file, remove_leftovers
 
 Bytes: TypeAlias = bytes | bytearray | memoryview
 
@@ -26,20 +23,22 @@ def write_parts(path: str | Path, parts: Iterable[Bytes], *, sync: bool = True) 
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f"{TEMPORARY_PREFIX}{target.name}.")
+    if sync:  # Others are written by the thousand into folders that are looked through by age.
+        remove_leftovers(target)
+    temporary, descriptor = claimed_file(target)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.writelines(parts)
+            file.flush()
             if sync:
-                file.flush()
-                os.fsync(file.fileno())
-        # mkstemp makes the file private to the user; what open() makes follows the umask.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, target)
+                os.fsync(descriptor)
+            # mkstemp makes the file private to the user; what open() makes follows the umask.
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(temporary, 0o666 & ~umask)
+            os.replace(temporary, target)  # While it is held.
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 

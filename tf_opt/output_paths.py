@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tf_opt.errors import OutputExistsError, OutputPathError
-from tf_opt.files import TEMPORARY_PREFIX
+from tf_opt.leftovers import temporary_prefix
 
 _SAVED_MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt")
 
@@ -113,7 +113,7 @@ def check_place(path: Path) -> None:
         if not folder.is_dir():
             raise OutputPathError(f"{path} cannot be written: {folder} is no folder. Name another path.")
         # Permissions do not tell: root passes them all, and a file system may be read-only or have no files of ours.
-        descriptor, probe = tempfile.mkstemp(dir=folder, prefix=f"{TEMPORARY_PREFIX}{missing.name}.")
+        descriptor, probe = tempfile.mkstemp(dir=folder, prefix=temporary_prefix(missing))
         os.close(descriptor)
         os.unlink(probe)
 

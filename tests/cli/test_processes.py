@@ -65,7 +65,14 @@ def test_the_entry_point_is_installed() -> None:
 
 def test_help_documents_exit_codes_and_every_command_has_an_example() -> None:
     text = " ".join(run([*PROGRAM, "--help"]).stdout.split())
-    for part in ("Exit codes", "0 done", "2 the command line is wrong", "3 compare found", "130 interrupted"):
+    for part in (
+        "Exit codes",
+        "0 done",
+        "2 the command line is wrong",
+        "3 compare found",
+        "130 interrupted",
+        "143 and 129 ended by",
+    ):
         assert part in text
     from typer.main import get_group
 
@@ -87,7 +94,17 @@ def test_json_is_all_that_is_on_stdout_and_stderr_is_quiet(models: Models, tmp_p
     assert completed.stderr == f"{json.loads(completed.stdout)['feeds']}\n"
 
 
-def test_ctrl_c_leaves_nothing_behind(models: Models, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "code", "message"),
+    [
+        (signal.SIGINT, 130, "Interrupted."),
+        (signal.SIGTERM, 143, "Ended by SIGTERM."),
+        (signal.SIGHUP, 129, "Ended by SIGHUP."),
+    ],
+)
+def test_signals_leave_nothing_behind(
+    models: Models, tmp_path: Path, number: signal.Signals, code: int, message: str
+) -> None:
     (tmp_path / "out").mkdir()
     arguments = ["optimize", models.graph, tmp_path / "out" / "fast", "--no-cache", "--dump", tmp_path / "dump"]
     # Longer than a test may take: the signal comes in the middle of a measurement at the latest.
@@ -98,11 +115,11 @@ def test_ctrl_c_leaves_nothing_behind(models: Models, tmp_path: Path) -> None:
     end = time.monotonic() + TIMEOUT
     while not list((tmp_path / "dump").rglob("*.pb")) and process.poll() is None and time.monotonic() < end:
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     stdout, stderr = process.communicate(timeout=TIMEOUT)
-    assert process.returncode == 130, stderr
+    assert process.returncode == code, stderr
     assert stdout == ""
-    assert stderr.splitlines()[-1] == "Interrupted."
+    assert stderr.splitlines()[-1] == message
     assert "Traceback" not in stderr
     assert list((tmp_path / "out").iterdir()) == []
 

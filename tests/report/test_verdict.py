@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 from tests.report.sample_reports import MEASUREMENT, full_report, many_refusals, report, saved_model_report
+from tf_opt.report.html import report_page
 from tf_opt.report.optimization import OptimizationReport, PrecisionAttempt
-from tf_opt.report.verdict import count, is_analysis, saved_model_verdict, verdict
+from tf_opt.report.verdict import cache_sentence, count, is_analysis, saved_model_verdict, verdict
 
 ATTEMPT = (PrecisionAttempt(precision="fp32", reason="no segment"),)
 
@@ -54,13 +55,39 @@ def test_what_may_be_noise_is_not_called_faster():
 
 def test_verdict_on_a_saved_model():
     result = saved_model_verdict(saved_model_report())
-    assert result.headline == "3 of 5 signatures run engines"
+    assert result.headline == "2 of 4 signatures and 1 attribute run engines"
     assert "serving_default 2.00" in result.explanation
+    assert "attribute __call__ 2.00" in result.explanation
+    only = replace(saved_model_report(), signatures={}, unconverted={})
+    assert saved_model_verdict(only).headline == "1 attribute runs engines"
+    kept = replace(saved_model_report(), signatures={}, unconverted={"__call__": "It computes strings."})
+    assert saved_model_verdict(kept).headline == "0 of 1 signature and 1 attribute run engines"
+    one = replace(saved_model_report(), signatures={"serve": full_report()}, unconverted={}, endpoints={})
+    assert saved_model_verdict(one).headline == "1 of 1 signature runs engines"
     none = replace(
         saved_model_report(), signatures={"serve": rejected("slow")}, endpoints={}, unconverted={"serve": "x"}
     )
     assert saved_model_verdict(none).headline == "The SavedModel stays as it is"
     assert "1 signature." in saved_model_verdict(none).explanation
+
+
+def test_what_the_cache_knows():
+    assert cache_sentence(report()) == ""
+    assert cache_sentence(replace(report(), from_cache=True)).startswith("From the cache: measured by an earlier run")
+    segments = tuple(replace(segment, measurement=None) for segment in report().segments)
+    unmeasured = replace(report(), from_cache=True, segments=segments, measurement=None, measurements=())
+    assert cache_sentence(unmeasured).startswith("From the cache: decided by an earlier run")
+    assert "measured by" not in unmeasured.text()
+
+
+def test_attributes_are_told_from_signatures():
+    content = saved_model_report()
+    assert content.title(["serve"]) == "Signature serve"
+    assert content.title(["serve", "encode", "__call__"]) == "Signatures serve, encode, attribute __call__"
+    other = replace(content, endpoints={"__call__": report()})
+    assert "\nAttribute __call__\n" in other.text()
+    assert "Attribute __call__" in report_page(other)
+    assert "</a> (attribute)</th>" in report_page(other)
 
 
 def test_counted_nouns():

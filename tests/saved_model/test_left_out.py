@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from typer.testing import CliRunner
 
 import tf_opt
 from tests.saved_model.saved_models import QUICK, rows
 from tf_opt import errors
+from tf_opt.cli.program import app
 
 
 class Partly(tf.Module):
@@ -104,3 +107,21 @@ def test_nothing_that_can_be_run_is_an_error(tmp_path: Path) -> None:
     tf.saved_model.save(only, str(tmp_path / "only"), signatures=loaded.signatures)
     with pytest.raises(errors.UnfeedableInputError, match="Give a shape for 'x'"):
         tf_opt.optimize_saved_model(tmp_path / "only", tmp_path / "out", **QUICK)
+
+
+def test_the_command_line_says_what_stays_as_it_was(original: Path, tmp_path: Path) -> None:
+    arguments = [
+        "optimize",
+        str(original),
+        str(tmp_path / "out"),
+        "--engine",
+        "openvino",
+        "--adopt",
+        "always",
+        "--json",
+    ]
+    result = CliRunner().invoke(app, [*arguments, "--no-cache", "--shape", "x=4x32"])
+    assert result.exit_code == 0, result.output
+    assert set(json.loads(result.stdout)["report"]["unconverted"]) == {"sevens"}
+    assert "Note: the signature 'sevens' stays as it was: The original graph fails on feed 0" in result.stderr
+    assert "Traceback" not in result.stderr

@@ -14,7 +14,11 @@ DIFFERENT = 3
 INTERRUPTED = 130
 """Ctrl-C, which is what a shell reports of a process that SIGINT ended."""
 
+SIGNALLED = 128
+"""Added to the number of a signal that ended the command, as shells do: 143 for SIGTERM, 129 for SIGHUP."""
+
 HELP = (
     "Exit codes: 0 done; 1 an error, whose message is on stderr (for doctor: nothing can be optimized here); "
-    "2 the command line is wrong; 3 compare found outputs beyond the tolerance; 130 interrupted."
+    "2 the command line is wrong; 3 compare found outputs beyond the tolerance; 130 interrupted, 143 and "
+    "129 ended by SIGTERM and SIGHUP."
 )

@@ -13,6 +13,7 @@ from tf_opt.cli import exit_codes
 from tf_opt.cli.argument_groups import expand_groups
 from tf_opt.cli.environment import quiet_libraries
 from tf_opt.cli.output import Output
+from tf_opt.cli.signals import EndingSignal, ending_signals
 from tf_opt.errors import TfOptError
 
 Command = Callable[..., None]
@@ -30,10 +31,13 @@ def command(function: Command) -> Command:
     def run(**arguments: Any) -> None:
         output: Output = arguments["output"]
         try:
-            with quiet_libraries(verbose=output.verbose):
+            with ending_signals(), quiet_libraries(verbose=output.verbose):
                 function(**arguments)
         except (typer.Exit, typer.BadParameter, typer.Abort):
             raise
+        except EndingSignal as error:
+            output.note(f"Ended by {error.signal.name}.")
+            raise typer.Exit(exit_codes.SIGNALLED + error.signal) from error
         except KeyboardInterrupt as error:
             output.note("Interrupted.")
             raise typer.Exit(exit_codes.INTERRUPTED) from error

@@ -22,7 +22,7 @@ from tf_opt.report.output import ReportOutput
 from tf_opt.report.picture import Picture, draw
 from tf_opt.report.saved_model import SavedModelReport
 from tf_opt.report.text import runs_as
-from tf_opt.report.verdict import Verdict, is_analysis, saved_model_verdict, verdict
+from tf_opt.report.verdict import Verdict, cache_sentence, is_analysis, saved_model_verdict, verdict
 from tf_opt.sizes import size_text
 
 
@@ -64,6 +64,7 @@ class _View:
     names: tuple[str, ...]
     report: OptimizationReport
     verdict: Verdict
+    cached: str
     is_analysis: bool
     picture: Picture
     precision: str
@@ -87,6 +88,7 @@ class _View:
             names=names,
             report=report,
             verdict=verdict(report),
+            cached=cache_sentence(report),
             is_analysis=analysis,
             picture=picture,
             precision=_precision(report),

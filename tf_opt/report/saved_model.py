@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tf_opt.report.optimization import OptimizationReport
@@ -46,3 +46,11 @@ class SavedModelReport(ReportOutput):
             else:
                 names.append(name)
         return tuple((tuple(names), report) for names, report in found)
+
+    def title(self, names: Sequence[str]) -> str:
+        """Returns the names of a report of `distinct` with what they are, such as "Signatures a, b, attribute c"."""
+        signatures = [name for name in names if name in self.signatures]
+        attributes = [name for name in names if name not in self.signatures]
+        groups = [(noun, each) for noun, each in (("signature", signatures), ("attribute", attributes)) if each]
+        text = ", ".join(f"{noun}{'' if len(each) == 1 else 's'} {', '.join(each)}" for noun, each in groups)
+        return text[:1].upper() + text[1:]

@@ -16,7 +16,7 @@ from rich.text import Text
 from tf_opt.report.optimization import OptimizationReport, RefusedNode, SegmentReport
 from tf_opt.report.output import ReportOutput
 from tf_opt.report.saved_model import SavedModelReport
-from tf_opt.report.verdict import count, is_analysis, saved_model_verdict, verdict
+from tf_opt.report.verdict import cache_sentence, count, is_analysis, saved_model_verdict, verdict
 from tf_opt.sizes import size_text
 
 MAXIMUM_ROWS = 40
@@ -72,7 +72,7 @@ def _saved_model(report: SavedModelReport) -> Group:
         parts.append(table)
     parts.extend(Text(note) for note in report.notes)
     for names, each in report.distinct():
-        parts += [Text(f"\nSignature{'' if len(names) == 1 else 's'} {', '.join(names)}", style="bold underline")]
+        parts += [Text(f"\n{report.title(names)}", style="bold underline")]
         parts.append(Padding(_optimization(each), (0, 0, 0, 2), expand=False))
     return Group(*parts)
 
@@ -112,8 +112,8 @@ def _optimization(report: OptimizationReport) -> Group:
         parts.append(Text(f"Time: {stages}"))
     if report.peak_memory_bytes is not None:
         parts.append(Text(f"Peak memory of the process: {size_text(report.peak_memory_bytes)}"))
-    if report.from_cache:
-        parts.append(Text("From the cache: measured by an earlier run on this machine"))
+    if cached := cache_sentence(report):
+        parts.append(Text(cached))
     parts.extend(Text(note) for segment in report.segments for note in segment.notes)
     parts.extend(Text(note) for note in report.notes)
     return Group(*parts)

@@ -70,21 +70,25 @@ def verdict(report: OptimizationReport) -> Verdict:
 
 def saved_model_verdict(report: SavedModelReport) -> Verdict:
     """Returns what the report of a SavedModel comes to."""
-    everything = {**report.signatures, **report.endpoints}
-    total = len({*everything, *report.unconverted})
-    optimized = {
-        name: each for name, each in everything.items() if each.engine_count and name not in report.unconverted
+    total = len({*report.signatures, *report.unconverted})
+    signatures = {
+        name: each for name, each in report.signatures.items() if each.engine_count and name not in report.unconverted
     }
-    if not optimized:
+    attributes = {name: each for name, each in report.endpoints.items() if each.engine_count}
+    if not signatures and not attributes:
         return Verdict(
             status="unchanged",
             headline="The SavedModel stays as it is",
             explanation=f"No engine was adopted in any of {count(total, 'signature')}.",
         )
-    speeds = [f"{name} {each.speed:.2f}" for name, each in optimized.items() if each.measurements]
+    subjects = [f"{len(signatures)} of {count(total, 'signature')}"] if total else []
+    subjects += [count(len(attributes), "attribute")] if attributes else []
+    optimized = [*signatures.items(), *((f"attribute {name}", each) for name, each in attributes.items())]
+    speeds = [f"{name} {each.speed:.2f}" for name, each in optimized if each.measurements]
+    verb = "runs" if len(optimized) == len(subjects) == 1 else "run"
     return Verdict(
         status="faster" if speeds else "unmeasured",
-        headline=f"{len(optimized)} of {count(total, 'signature')} {'runs' if len(optimized) == 1 else 'run'} engines",
+        headline=f"{' and '.join(subjects)} {verb} engines",
         explanation=f"Original / optimized: {', '.join(speeds)}." if speeds else "The engines were not measured.",
     )
 
@@ -92,6 +96,14 @@ def saved_model_verdict(report: SavedModelReport) -> Verdict:
 def is_analysis(report: OptimizationReport) -> bool:
     """Whether nothing was built or measured: every optimization tries one precision at least."""
     return not report.attempts and not report.engine_count and not any(segment.reason for segment in report.segments)
+
+
+def cache_sentence(report: OptimizationReport) -> str:
+    """Returns what a report says where an earlier run decided; an empty string where this one did."""
+    if not report.from_cache:
+        return ""
+    measured = report.measurements or any(segment.measurement is not None for segment in report.segments)
+    return f"From the cache: {'measured' if measured else 'decided'} by an earlier run on this machine"
 
 
 def count(number: int, noun: str, plural: str = "") -> str:
