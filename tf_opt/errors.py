@@ -138,6 +138,10 @@ class OutputPathError(TfOptError):
     """A result cannot be written where it was asked for."""
 
 
+class OutputWriteError(TfOptError, OSError):
+    """A result could not be written whole, such as on a full disk; nothing of it is left."""
+
+
 class FeedFileError(InvalidFeedError):
     """A file with arrays or texts cannot be read; the message names it, and the line where there is one."""
 

@@ -99,7 +99,6 @@ def test_json_is_all_that_is_on_stdout_and_stderr_is_quiet(models: Models, tmp_p
     [
         (signal.SIGINT, 130, "Interrupted."),
         (signal.SIGTERM, 143, "Ended by SIGTERM."),
-        (signal.SIGHUP, 129, "Ended by SIGHUP."),
     ],
 )
 def test_signals_leave_nothing_behind(

@@ -235,6 +235,7 @@ class Conversion:
             endpoints=endpoints,
             variables=tuple(self.weights.used.values()),
             engines=engines.resources,
+            engine_bytes=engines.size_bytes,
             kept=needed_objects(self.model.root, functions),
         )
 

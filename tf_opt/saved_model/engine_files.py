@@ -25,6 +25,8 @@ from tf_opt.ops.build import load as load_op
 from tf_opt.passes.tf.control_flow import execution_contexts
 from tf_opt.passes.tf.graph_view import GraphView
 from tf_opt.passes.tf.splice import ENGINE_OP
+from tf_opt.sizes import stored_bytes
+from tf_opt.write_errors import named_write_errors
 
 Resource: TypeAlias = Any
 """A `tf.saved_model.experimental.TrackableResource`; TensorFlow has no types."""
@@ -52,6 +54,11 @@ class EngineFiles:
         """What the SavedModel has to hold: the files go with them."""
         return tuple(self._resources.values())
 
+    @property
+    def size_bytes(self) -> int:
+        """How large the engines are together."""
+        return stored_bytes(self._folder)
+
     def take_out(self, graph_def: graph_pb2.GraphDef, whole: graph_pb2.GraphDef) -> dict[str, Resource]:
         """Replaces, in place, the engine in each engine node by an input.
 
@@ -75,7 +82,8 @@ class EngineFiles:
             engine = node.attr["engine"].s
             file = _file_name(node.attr["segment_name"].s.decode(), engine)
             if file not in self._resources:
-                (self._folder / file).write_bytes(engine)
+                with named_write_errors(self._folder / file, len(engine)):
+                    (self._folder / file).write_bytes(engine)
                 self._resources[file] = _stored_engine(self._folder / file, node.attr["segment_name"].s.decode())
             tensor = tensors.setdefault(file, f"{_INPUT}_{len(tensors)}")
             node.attr["engine"].s = b""

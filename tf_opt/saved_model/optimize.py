@@ -81,6 +81,7 @@ def optimize_saved_model(
         UnknownSignatureError: There is no signature of that name.
         OutputExistsError: out_dir exists and `overwrite` is off, or replacing it would damage something else.
         OutputPathError: out_dir is a symbolic link, or cannot be written.
+        OutputWriteError: The disk is full, or a file becomes larger than is allowed.
         InvalidFeedError: Feeds are for an unknown signature, missing for one of several, or do not fit.
         UnfeedableInputError, OriginalGraphError: A signature that was named or has feeds cannot be run, or none can.
         InvalidOptionError: An option is unknown or has a value that is not allowed.
@@ -122,6 +123,7 @@ def save_saved_model(
     Raises:
         OutputExistsError: out_dir exists and `overwrite` is off, or replacing it would damage something else.
         OutputPathError: out_dir is a symbolic link, or cannot be written.
+        OutputWriteError: The disk is full, or a file becomes larger than is allowed.
     """
     target = check_output_folder(out_dir, overwrite=overwrite)
     model = light_graph(frozen)
@@ -143,6 +145,7 @@ def save_saved_model(
             signatures={signature: signature_function(function, model.inputs, model.outputs)},
             variables=tuple(weights.used.values()),
             engines=engines.resources,
+            engine_bytes=engines.size_bytes,
         )
         write_content(content, target, make_report, overwrite=overwrite)
     return target

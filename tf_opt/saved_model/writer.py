@@ -15,6 +15,7 @@ from tensorflow.python.trackable.resource import CapturableResource, TrackableRe
 from tf_opt.folders import writing_folder
 from tf_opt.report.saved_model import SavedModelReport
 from tf_opt.sizes import stored_bytes
+from tf_opt.write_errors import named_write_errors
 
 REPORT_PATH = Path("assets.extra") / "tf_opt_report.json"
 """Where a SavedModel that is written here has its report."""
@@ -30,6 +31,7 @@ class SavedModelContent:
         variables: What the functions read.
         engines: Resources that hold the engines which the functions run.
         kept: Objects of the loaded model that functions of it need: variables, tables, assets.
+        engine_bytes: Size of the engines.
     """
 
     signatures: Mapping[str, Any]
@@ -37,6 +39,13 @@ class SavedModelContent:
     variables: Sequence[Any] = ()
     engines: Sequence[Any] = ()
     kept: Sequence[Any] = ()
+    engine_bytes: int = 0
+
+    @property
+    def size_bytes(self) -> int:
+        """About how large the folder becomes, without graphs and tables."""
+        variables = {id(each): each for each in (*self.variables, *self.kept) if isinstance(each, tf.Variable)}
+        return self.engine_bytes + sum(map(_size, variables.values()))
 
 
 def write_content(
@@ -55,6 +64,9 @@ def write_content(
         report: Makes the report once the folder is whole; it is given the folder.
         overwrite: Whether a folder in its place is replaced.
         extra: Folder of files to add to assets.extra.
+
+    Raises:
+        OutputWriteError: The disk is full, or something else keeps it from being written.
     """
     root = tf.__internal__.tracking.AutoTrackable()
     root.tf_opt_weights = list(content.variables)
@@ -62,7 +74,7 @@ def write_content(
     root.tf_opt_kept = list(content.kept)
     for name, function in content.endpoints.items():
         setattr(root, name, function)
-    with writing_folder(target, overwrite=overwrite) as folder:
+    with named_write_errors(target, content.size_bytes), writing_folder(target, overwrite=overwrite) as folder:
         # Gradients would be traced for nothing, and the engine op has none.
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
         tf.saved_model.save(root, str(folder), signatures=dict(content.signatures), options=options)
@@ -75,9 +87,14 @@ def write_copy(
     source: Path, target: Path, report: Callable[[Path], SavedModelReport], *, overwrite: bool
 ) -> SavedModelReport:
     """Writes a SavedModel as it is, and the report; see `write_content`."""
-    with writing_folder(target, overwrite=overwrite) as folder:
+    size = stored_bytes(source)
+    with named_write_errors(target, size), writing_folder(target, overwrite=overwrite) as folder:
         shutil.copytree(source, folder, dirs_exist_ok=True)
         return _add_report(folder, report)
+
+
+def _size(variable: Any) -> int:
+    return int(variable.shape.num_elements() or 0) * int(variable.dtype.size)
 
 
 def _add_report(folder: Path, make: Callable[[Path], SavedModelReport]) -> SavedModelReport:
