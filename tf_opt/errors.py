@@ -99,6 +99,10 @@ class FreezeError(TfOptError):
     """A model could not be turned into a FrozenGraph."""
 
 
+class LookupTableError(FreezeError):
+    """A model looks something up in a table, which a frozen graph cannot hold."""
+
+
 class InvalidSavedModelError(FreezeError):
     """A folder is no SavedModel, or none that TensorFlow can load here."""
 

@@ -16,7 +16,7 @@ from tests.cli.conftest import Invoke, Models, content
 from tf_opt.cli import hugging_face, keras_files
 from tf_opt.cli.feed_arguments import FeedArguments
 from tf_opt.cli.model_paths import ModelKind, kind_of
-from tf_opt.errors import FreezeError, InvalidFeedError
+from tf_opt.errors import FreezeError, InvalidFeedError, ModelPathError
 from tf_opt.feeds import Feed
 from tf_opt.tensor_info import TensorInfo
 
@@ -176,3 +176,41 @@ def test_minilm_from_its_folder_end_to_end(tmp_path: Path, invoke: Invoke) -> No
     means /= np.linalg.norm(means, axis=1, keepdims=True)
     assert means[0] @ means[1] == pytest.approx(0.689, abs=0.005)
     assert means[0] @ means[2] == pytest.approx(-0.02, abs=0.01)
+
+
+def test_a_table_of_keras_can_stay_in_a_saved_model(tmp_path: Path, invoke: Invoke) -> None:
+    import keras
+
+    words = keras.Input([3], dtype="string", name="words")
+    ids = keras.layers.StringLookup(vocabulary=["cat", "dog"])(words)
+    rows = keras.layers.Embedding(3, 32)(ids)
+    head = keras.Sequential([keras.layers.Input([3, 32], name="rows"), keras.layers.Dense(32, "gelu")])
+    model = keras.Model(words, head(rows))
+    model.save(tmp_path / "text.keras")
+    result = invoke("optimize", tmp_path / "text.keras", tmp_path / "out", "--no-cache")
+    assert result.exit_code == 1
+    assert "such as a lookup table" in result.stderr
+    assert "export one with keras.export.ExportArchive that has an endpoint for the part after" in result.stderr
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    archive.add_endpoint("serve", model.call, [tf.TensorSpec([None, 3], tf.string)])
+    archive.add_endpoint("head", head.call, [tf.TensorSpec([None, 3, 32], tf.float32)])
+    archive.write_out(tmp_path / "text", verbose=False)
+    options = ["--no-cache", "--adopt", "always", "--minimum-segment-size", "1", "--json"]
+    result = invoke("optimize", tmp_path / "text", tmp_path / "out", *options)
+    assert result.exit_code == 0, result.stderr
+    report = content(result)["report"]
+    assert report["signatures"]["head"]["engine_count"] == 1
+    assert "serve" in report["unconverted"]
+
+
+def test_only_what_may_be_a_model_is_suggested(tmp_path: Path) -> None:
+    for name in ("net.err", "net.json"):
+        (tmp_path / name).touch()
+    with pytest.raises(ModelPathError) as raised:
+        kind_of(tmp_path / "net")
+    assert "Did you mean" not in str(raised.value)
+    (tmp_path / "nets").mkdir()
+    (tmp_path / "net.keras").touch()
+    with pytest.raises(ModelPathError, match=r"Did you mean 'nets' or 'net\.keras'"):
+        kind_of(tmp_path / "net")

@@ -13,6 +13,10 @@ ACCEPTED = (
 )
 
 
+_SUFFIXES = (".pb", ".pbtxt", ".keras")
+"""How the names of files end that may be models."""
+
+
 class ModelKind(enum.Enum):
     """What a path holds; the value is how it is called."""
 
@@ -77,6 +81,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 def _nearest(path: Path) -> str:
     try:
-        return did_you_mean(path.name, [entry.name for entry in path.parent.iterdir()])
+        entries = [each for each in path.parent.iterdir() if each.is_dir() or each.suffix.lower() in _SUFFIXES]
+        return did_you_mean(path.name, [each.name for each in entries])
     except OSError:
         return ""

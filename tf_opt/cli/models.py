@@ -14,6 +14,7 @@ from tf_opt.errors import (
     GraphNotFrozenError,
     InvalidGraphError,
     InvalidSavedModelError,
+    LookupTableError,
     TfOptError,
     UnknownOpError,
     UnknownSignatureError,
@@ -120,7 +121,13 @@ def _frozen_object(path: Path, kind: ModelKind) -> tuple[FrozenGraph, tuple[str,
     if kind is ModelKind.KERAS:
         from tf_opt.cli import keras_files
 
-        return freeze_keras(keras_files.load_model(path)), ()
+        try:
+            return freeze_keras(keras_files.load_model(path)), ()
+        except LookupTableError as error:
+            raise LookupTableError(
+                f"{error} A SavedModel can keep the table: export one with keras.export.ExportArchive that has an "
+                "endpoint for the part after the lookup, and optimize that. What looks up stays as it is."
+            ) from error
     from tf_opt.cli import hugging_face
 
     model, notes = hugging_face.load_model(path)

@@ -21,7 +21,7 @@ from tensorflow.core.framework import graph_pb2
 from tensorflow.core.protobuf import config_pb2
 from tensorflow.python.grappler import tf_optimizer
 
-from tf_opt.errors import FreezeError
+from tf_opt.errors import FreezeError, LookupTableError
 from tf_opt.feeds import Array
 from tf_opt.freeze.cleanup import assertion_count, clean_graph
 from tf_opt.freeze.engines import held_engine, let_engines_be_inlined, may_hold_engine, put_engines_back
@@ -310,7 +310,7 @@ def _refuse_tables(graph_def: graph_pb2.GraphDef) -> None:
         for reference in node.input:
             # TensorFlow 1 keeps the table in the graph, where nothing would fill it in another Session.
             if node_name(reference) in left or node.op.startswith("LookupTable"):
-                raise FreezeError(
+                raise LookupTableError(
                     f"The node {node.name!r} ({node.op}) uses a resource that is no variable, such as a lookup "
                     "table. A plain GraphDef cannot hold its contents, which an initializer would have to load in "
                     "each Session. Freeze the part of the model after the lookup, and look up before feeding it."
