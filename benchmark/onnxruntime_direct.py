@@ -41,6 +41,13 @@ from tf_opt.terminal import default_console
 
 BERT_BASE_POINTS = ((1, 16), (1, 128), (8, 128))
 SMALL_POINTS = ((1, 1), (1, 16))
+MINILM_POINTS = ((1, 16), (1, 128))
+MINILM: dict[str, Any] = {
+    "num_hidden_layers": 6,
+    "hidden_size": 384,
+    "num_attention_heads": 12,
+    "intermediate_size": 1536,
+}
 SMALL: dict[str, Any] = {"num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 128}
 RELATIVE_LIMIT, ABSOLUTE_LIMIT = 0.05, 100e-6
 MINIMUM_ROUNDS, MAXIMUM_ROUNDS = 7, 2000
@@ -177,6 +184,7 @@ def main() -> int:
     arguments = parser.parse_args()
     threads, seconds = arguments.threads, arguments.seconds
     rows = rows_of("small BERT", SMALL, SMALL_POINTS, threads, seconds)
+    rows += rows_of("MiniLM-L6, random weights", MINILM, MINILM_POINTS, threads, seconds)
     rows += rows_of("BERT-base", {"num_hidden_layers": arguments.layers}, BERT_BASE_POINTS, threads, seconds)
     content = {
         # Without --output, which names a folder of this machine.
