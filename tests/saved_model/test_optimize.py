@@ -141,13 +141,13 @@ import tensorflow as tf
 try:
     tf.saved_model.load(sys.argv[1])
 except Exception as error:
-    print("TfOptEngine" in str(error))
+    print("Op type not registered 'TfOpt" in str(error))
 import tf_opt
 outputs = tf.saved_model.load(sys.argv[1]).signatures["serve"](**dict(np.load(sys.argv[2]).items()))
 print(repr({key: value.numpy().tolist() for key, value in outputs.items()}))
 """
     refused, answers = in_new_process(program, moved, tmp_path / "feed.npz").splitlines()[-2:]
-    assert refused == "True"  # TensorFlow names the op that it does not know.
+    assert refused == "True"  # TensorFlow names an op that it does not know: the engine's or the one that reads engines.
     found = ast.literal_eval(answers)
     expected = tf.saved_model.load(str(exported)).signatures["serve"](**tensors(two_feeds()))
     for key, value in expected.items():
