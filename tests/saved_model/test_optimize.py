@@ -147,7 +147,8 @@ outputs = tf.saved_model.load(sys.argv[1]).signatures["serve"](**dict(np.load(sy
 print(repr({key: value.numpy().tolist() for key, value in outputs.items()}))
 """
     refused, answers = in_new_process(program, moved, tmp_path / "feed.npz").splitlines()[-2:]
-    assert refused == "True"  # TensorFlow names an op that it does not know: the engine's or the one that reads engines.
+    # TensorFlow names an op that it does not know: the engine's, or the one that reads engines.
+    assert refused == "True"
     found = ast.literal_eval(answers)
     expected = tf.saved_model.load(str(exported)).signatures["serve"](**tensors(two_feeds()))
     for key, value in expected.items():
