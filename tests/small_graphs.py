@@ -1,4 +1,7 @@
-"""Small graphs that tests share: big enough for segments and weights, small enough to run in milliseconds."""
+"""Small graphs that tests share, and how they are optimized and run.
+
+They are big enough for segments and weights, and small enough to run in milliseconds.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import graph_pb2
+
+import tf_opt
+from tf_opt.report.optimization import OptimizationReport, SegmentReport
 
 
 def mlp(seed: int = 0, hidden: int = 48, name: str = "x") -> graph_pb2.GraphDef:
@@ -54,3 +60,18 @@ def run_graph_def(graph_def: graph_pb2.GraphDef, outputs: list[str], feeds: dict
 def engine_nodes(graph_def: graph_pb2.GraphDef) -> list[Any]:
     """The engine nodes of a graph."""
     return [node for node in graph_def.node if node.op == "TfOptEngine"]
+
+
+def optimize(
+    graph_def: graph_pb2.GraphDef, outputs: Any, feeds: Any, **options: Any
+) -> tuple[graph_pb2.GraphDef, OptimizationReport]:
+    """Optimizes without measurements, unless the options ask for them; returns the graph and its report."""
+    optimizer = tf_opt.Tf2TrtOpt(**{"adopt": "always", **options})
+    return optimizer.optimize_graph_def(graph_def, outputs, feeds), optimizer.report
+
+
+def optimized_segment(feeds: list[Any], **options: Any) -> SegmentReport:
+    """What is reported of the one segment of `mlp`."""
+    _, report = optimize(mlp(), ["y"], feeds, **{"adopt": "measured", **options})
+    (segment,) = report.segments
+    return segment

@@ -62,7 +62,7 @@ def optimized(
 
     monkeypatch.setattr(PrecisionSearch, "_adopt", adopt)
     # Such a small network loses time in an engine; here only the precision is in question.
-    monkeypatch.setattr("tf_opt.adoption.AdoptionTrials._measure", lambda self, trial: ())
+    monkeypatch.setattr("tf_opt.adoption.measure_trial", lambda *_: ())
     optimizer = tf_opt.Tf2TrtOpt(progress=False, cache=False, **options)
     return optimizer.optimize_graph_def(wide_mlp(), ["y"], feeds()), optimizer.report
 
@@ -157,7 +157,7 @@ def test_metric_of_the_user_gets_outputs_by_key_and_decides(monkeypatch: pytest.
 
 
 def test_calibration_data_is_used_instead_of_the_feeds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tf_opt.adoption.AdoptionTrials._measure", lambda self, trial: ())
+    monkeypatch.setattr("tf_opt.adoption.measure_trial", lambda *_: ())
     read = 0
 
     def endless() -> Any:
@@ -178,7 +178,7 @@ def test_segment_that_cannot_be_calibrated_stays_in_fp32(monkeypatch: pytest.Mon
     with tf.Graph().as_default() as graph:
         x = tf.compat.v1.placeholder(tf.float32, [None, 96], name="x")
         tf.nn.softmax(tf.nn.relu(x * random.normal(size=(96,)).astype(np.float32)) * 0.5, name="y")
-    monkeypatch.setattr("tf_opt.adoption.AdoptionTrials._measure", lambda self, trial: ())
+    monkeypatch.setattr("tf_opt.adoption.measure_trial", lambda *_: ())
     optimizer = tf_opt.Tf2TrtOpt(progress=False, cache=False, precision="int8")
     optimizer.optimize_graph_def(graph.as_graph_def(), ["y"], feeds())
     (segment,) = optimizer.report.segments

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -18,28 +17,13 @@ from tf_opt.feeds import Array, NormalizedFeed, feed_shapes
 from tf_opt.held_weights import HeldWeights
 from tf_opt.options import Options
 from tf_opt.output_accuracy import JudgedOutputs, outside_tolerance
-from tf_opt.paired_comparison import PairedComparison, Verdict, paired_comparison
 from tf_opt.passes.tf.splice import EngineNode, splice_segments
 from tf_opt.report.optimization import Measurement, SegmentReport
 from tf_opt.run_errors import original_graph_error
 from tf_opt.tolerance import Accuracy, Tolerance
-from tf_opt.trial import Trial, describe_shapes, representative_feeds
+from tf_opt.trial import Trial, describe_shapes
+from tf_opt.trial_measurement import measure_trial
 from tf_opt.weights import WeightStore
-
-_MARGIN = 0.01
-"""Differences below one percent count as none: they are not worth the time it takes to tell them from noise."""
-
-_MARGIN_WITHOUT_INTERVAL = 0.10
-"""Where the budget ends before there are enough rounds for an interval, the median decides beyond this share."""
-
-_MINIMUM_PAIRS = 3
-"""Pairs that a feed gets even where they exceed its share of the budget: of fewer, one outlier is the median."""
-
-_LARGEST_EXCESS = 4.0
-"""A feed whose fewest pairs would take more than this many times its share keeps the pairs that its share paid for."""
-
-_ERROR = 0.05
-"""Probability that an engine no slower than TensorFlow goes back by chance, all feeds of a measurement together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -303,38 +287,13 @@ class AdoptionTrials:
         reason = outside_tolerance(comparison, accuracy, self._tolerance)
         if reason:
             return _Judgement(objection=reason, accuracy=accuracy)
-        judgement = _Judgement(accuracy=accuracy, measurements=self._measure(trial))
+        judgement = _Judgement(
+            accuracy=accuracy, measurements=measure_trial(trial, self._feeds, options.measurement_seconds)
+        )
         worst = judgement.measurement
         if worst is not None and worst.verdict == "slower":
             return replace(judgement, objection=f"slower than TensorFlow: {worst}")
         return judgement
-
-    def _measure(self, trial: Trial) -> tuple[Measurement, ...]:
-        """Times both graphs on one feed of each shape after the other, up to the first that is clearly slower.
-
-        Each feed has a comparison of its own, as in a sum over feeds a large one that gains would hide a small one that
-        loses.
-        """
-        feeds = representative_feeds(self._feeds)
-        share = self._options.measurement_seconds / len(feeds)
-        measurements: list[Measurement] = []
-        for feed in feeds:
-            paired = _paired(trial, feed, share, confidence=1.0 - _ERROR / len(feeds))
-            measurements.append(
-                Measurement(
-                    original_milliseconds=1e3 * paired.median_a,
-                    optimized_milliseconds=1e3 * paired.median_b,
-                    ratio=1.0 / paired.ratio,
-                    interval=(1.0 / paired.upper, 1.0 / paired.lower if paired.lower > 0 else math.inf),
-                    rounds=paired.rounds,
-                    verdict=_verdict(paired),
-                    feed=describe_shapes(feed_shapes(feed)),
-                )
-            )
-            if measurements[-1].verdict == "slower":
-                break
-        shapes = len({feed_shapes(feed) for feed in self._feeds})
-        return tuple(replace(each, measured_shapes=len(measurements), shapes=shapes) for each in measurements)
 
     @staticmethod
     def _adopted(candidate: Candidate, judgement: _Judgement, count: int) -> SegmentReport:
@@ -370,38 +329,3 @@ def _idle_engines(candidates: Sequence[Candidate], idle: dict[str, str]) -> Iter
         if added.get("runs") == 0:
             went = "all went to the fallback" if added.get("fallback_runs") else "none reached it"
             idle[name] = f"no feed ran on the engine: {went}; give feeds of other shapes"
-
-
-def _paired(trial: Trial, feed: NormalizedFeed, seconds: float, confidence: float) -> PairedComparison:
-    """Compares both graphs on one feed in about `seconds`; a few pairs may take longer, see `_LARGEST_EXCESS`."""
-
-    def run_original() -> None:
-        trial.run_original(feed)
-
-    def run_optimized() -> None:
-        trial.run_optimized(feed)
-
-    # Comparing the outputs has run every feed once, so that nothing is left to warm up.
-    paired = paired_comparison(
-        run_original, run_optimized, margin=_MARGIN, maximum_seconds=seconds, confidence=confidence, warmup=0
-    )
-    needed = _MINIMUM_PAIRS * paired.seconds / paired.rounds
-    if paired.rounds >= _MINIMUM_PAIRS or needed > _LARGEST_EXCESS * seconds:
-        return paired
-    return paired_comparison(
-        run_original,
-        run_optimized,
-        margin=_MARGIN,
-        minimum_rounds=_MINIMUM_PAIRS,
-        maximum_rounds=_MINIMUM_PAIRS,
-        maximum_seconds=math.inf,
-        confidence=confidence,
-        warmup=0,
-    )
-
-
-def _verdict(paired: PairedComparison) -> Verdict:
-    """Returns what the interval says; where there is none, what the median says beyond a wider margin."""
-    if math.isfinite(paired.upper) or abs(math.log(paired.ratio)) <= math.log1p(_MARGIN_WITHOUT_INTERVAL):
-        return paired.verdict
-    return "slower" if paired.ratio > 1 else "faster"
