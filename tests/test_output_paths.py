@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,19 @@ def model(tmp_path: Path) -> Path:
     folder.mkdir()
     (folder / "saved_model.pb").write_bytes(b"")
     return folder
+
+
+@contextlib.contextmanager
+def as_nobody() -> Iterator[None]:
+    """Takes from root the right to write into every folder; other users have none to lose."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
 
 def test_what_is_there_goes_only_where_it_is_asked_for(model: Path) -> None:
@@ -81,14 +97,17 @@ def test_places_that_are_none(check: object, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [file]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root writes into every folder")
-def test_folders_that_must_not_be_written(tmp_path: Path) -> None:
-    tmp_path.chmod(0o555)
-    try:
-        with pytest.raises(OutputPathError, match="cannot be written: Permission denied"):
-            check_output_folder(tmp_path / "out", overwrite=False)
-    finally:
-        tmp_path.chmod(0o755)
+def test_folders_that_must_not_be_written() -> None:
+    # Not below `tmp_path`, into which nobody but its owner may look.
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o555)
+        with as_nobody():
+            assert list(folder.iterdir()) == []
+            for check in (check_output_folder, check_output_file):
+                with pytest.raises(OutputPathError, match="cannot be written: Permission denied"):
+                    check(folder / "out", overwrite=False)
+        assert list(folder.iterdir()) == []
 
 
 def test_the_check_leaves_nothing(tmp_path: Path) -> None:

@@ -2,65 +2,79 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 
-from tests.cli.bad_paths import ERROR, USAGE, Case, archive, flipped, folder, npy, npz, optimize, write
+from tests.cli.bad_paths import (
+    ERROR,
+    USAGE,
+    Arguments,
+    Case,
+    archive,
+    flipped,
+    folder,
+    npy,
+    npz,
+    optimize,
+    with_options,
+    write,
+)
+
+
+def on_feeds(make: Callable[[Path], Path]) -> Arguments:
+    """Optimizes the graph on the feeds of a file that `make` writes."""
+    return lambda m, t: optimize(m.graph, t / "out", "--feeds", make(t / "a.npz"))
+
+
+def on_texts(content: str | bytes) -> Arguments:
+    """Optimizes the Hugging Face model on a file of texts."""
+    return lambda m, t: optimize(
+        m.hugging_face, t / "out", "--tokenizer", m.hugging_face, "--texts", write(t / "a.jsonl", content)
+    )
+
+
+def with_text_options(*options: str) -> Arguments:
+    """Optimizes the Hugging Face model on its texts with these options."""
+    return lambda m, t: optimize(m.hugging_face, t / "out", "--tokenizer", m.hugging_face, "--texts", m.texts, *options)
+
 
 OPTIONS: dict[str, Case] = {
     "engine": (
-        lambda m, t: optimize(m.graph, t / "out", "--engine", "openvin"),
+        with_options("--engine", "openvin"),
         USAGE,
         ["--engine", "'openvin' is none of", "Did you mean 'openvino'"],
     ),
-    "engine of several": (
-        lambda m, t: optimize(m.graph, t / "out", "--engine", "openvino,auto"),
-        USAGE,
-        ["without 'auto' and 'fastest'"],
-    ),
+    "engine of several": (with_options("--engine", "openvino,auto"), USAGE, ["without 'auto' and 'fastest'"]),
     "precision": (
-        lambda m, t: optimize(m.graph, t / "out", "--precision", "fp23"),
+        with_options("--precision", "fp23"),
         USAGE,
         ["--precision", "'fp23' is none of", "Did you mean 'fp32'"],
     ),
-    "mask": (
-        lambda m, t: optimize(m.graph, t / "out", "--skip-padding", "mask"),
-        ERROR,
-        ["skip_padding is 'mask', which is no input"],
-    ),
-    "op": (
-        lambda m, t: optimize(m.graph, t / "out", "--denied-op", "Sofmax"),
-        ERROR,
-        ["denied_ops has 'Sofmax'", "Did you mean 'Softmax'"],
-    ),
+    "mask": (with_options("--skip-padding", "mask"), ERROR, ["skip_padding is 'mask', which is no input"]),
+    "op": (with_options("--denied-op", "Sofmax"), ERROR, ["denied_ops has 'Sofmax'", "Did you mean 'Softmax'"]),
     "op of a SavedModel": (
         lambda m, t: optimize(m.saved_model, t / "out", "--supported-op", "Matmul"),
         ERROR,
         ["supported_list has 'Matmul'", "Did you mean 'MatMul'"],
     ),
     "op to analyze": (lambda m, t: ["analyze", m.saved_model, "--denied-op", "Sofmax"], ERROR, ["'Sofmax'"]),
-    "node": (
-        lambda m, t: optimize(m.graph, t / "out", "--denied-node", "logit"),
-        ERROR,
-        ["denied_nodes has 'logit'", "Did you mean 'logits'"],
-    ),
+    "node": (with_options("--denied-node", "logit"), ERROR, ["denied_nodes has 'logit'", "Did you mean 'logits'"]),
     "node of int8": (
-        lambda m, t: optimize(m.graph, t / "out", "--precision", "int8", "--quantization-denied-node", "*/pooler/*"),
+        with_options("--precision", "int8", "--quantization-denied-node", "*/pooler/*"),
         ERROR,
         ["quantization.denied_nodes has '*/pooler/*'"],
     ),
     "input of a profile": (
-        lambda m, t: optimize(m.graph, t / "out", "--tensorrt-profile", "ids=1x16:1x16:8x16"),
+        with_options("--tensorrt-profile", "ids=1x16:1x16:8x16"),
         ERROR,
         ["The shape profile names 'ids'", "The inputs are: 'x'"],
     ),
-    "option": (lambda m, t: optimize(m.graph, t / "out", "--precison", "fp32"), USAGE, ["--precison"]),
+    "option": (with_options("--precison", "fp32"), USAGE, ["--precison"]),
     "command": (lambda m, t: ["optimise", m.graph, t / "out"], USAGE, ["optimise"]),
     "missing argument": (lambda m, t: ["optimize", m.graph], USAGE, ["OUT"]),
-    "dump folder": (
-        lambda m, t: optimize(m.graph, t / "out", "--dump", write(t / "file", "x")),
-        USAGE,
-        ["--dump"],
-    ),
+    "dump folder": (lambda m, t: optimize(m.graph, t / "out", "--dump", write(t / "file", "x")), USAGE, ["--dump"]),
     "batch sizes": (lambda m, t: ["benchmark", m.graph, "--batch", "1,0"], USAGE, ["--batch", "no list of sizes"]),
     "sequence lengths": (lambda m, t: ["benchmark", m.graph, "--sequence", "a"], USAGE, ["--sequence"]),
     "sequence of a model without one": (
@@ -81,27 +95,11 @@ OPTIONS: dict[str, Case] = {
 }
 
 FEEDS: dict[str, Case] = {
-    "malformed shape": (
-        lambda m, t: optimize(m.graph, t / "out", "--shape", "x=1y16"),
-        USAGE,
-        ["--shape", "is no size"],
-    ),
-    "shape without an input": (lambda m, t: optimize(m.graph, t / "out", "--shape", "1x16"), USAGE, ["names no input"]),
-    "range that goes down": (
-        lambda m, t: optimize(m.graph, t / "out", "--shape", "x=8..1x16"),
-        USAGE,
-        ["go upwards"],
-    ),
-    "shape of an unknown input": (
-        lambda m, t: optimize(m.graph, t / "out", "--shape", "xs=1x16"),
-        ERROR,
-        ["no input 'xs'", "Did you mean 'x'"],
-    ),
-    "shape of another rank": (
-        lambda m, t: optimize(m.graph, t / "out", "--shape", "x=1x16x2"),
-        ERROR,
-        ["[1, 16, 2] does not fit the input x:0"],
-    ),
+    "malformed shape": (with_options("--shape", "x=1y16"), USAGE, ["--shape", "is no size"]),
+    "shape without an input": (with_options("--shape", "1x16"), USAGE, ["names no input"]),
+    "range that goes down": (with_options("--shape", "x=8..1x16"), USAGE, ["go upwards"]),
+    "shape of an unknown input": (with_options("--shape", "xs=1x16"), ERROR, ["no input 'xs'", "Did you mean 'x'"]),
+    "shape of another rank": (with_options("--shape", "x=1x16x2"), ERROR, ["[1, 16, 2] does not fit the input x:0"]),
     "two sources": (
         lambda m, t: optimize(m.graph, t / "out", "--shape", "x=1x16", "--feeds", m.arrays),
         USAGE,
@@ -112,21 +110,13 @@ FEEDS: dict[str, Case] = {
         ERROR,
         ["a.npz cannot be read"],
     ),
-    "damaged arrays": (
-        lambda m, t: optimize(m.graph, t / "out", "--feeds", write(t / "a.npz", b"PK\x03\x04x")),
-        ERROR,
-        ["a.npz is damaged"],
-    ),
+    "damaged arrays": (on_feeds(lambda file: write(file, b"PK\x03\x04x")), ERROR, ["a.npz is damaged"]),
     "text instead of arrays": (
-        lambda m, t: optimize(m.graph, t / "out", "--feeds", write(t / "a.npz", "x: 1, 2, 3")),
+        on_feeds(lambda file: write(file, "x: 1, 2, 3")),
         ERROR,
         ["a.npz is no .npz archive", "begins with b'x: 1, '"],
     ),
-    "an empty file of arrays": (
-        lambda m, t: optimize(m.graph, t / "out", "--feeds", write(t / "a.npz", "")),
-        ERROR,
-        ["a.npz is empty"],
-    ),
+    "an empty file of arrays": (on_feeds(lambda file: write(file, "")), ERROR, ["a.npz is empty"]),
     "arrays that are cut short": (
         lambda m, t: optimize(
             m.graph, t / "out", "--feeds", write(t / "a.npz", m.arrays.read_bytes()[: m.arrays.stat().st_size // 2])
@@ -140,47 +130,39 @@ FEEDS: dict[str, Case] = {
         ["a.npz is damaged: Bad CRC-32"],
     ),
     "a single array": (
-        lambda m, t: optimize(m.graph, t / "out", "--feeds", npy(t / "a.npz", np.zeros([3, 16], np.float32))),
+        on_feeds(lambda file: npy(file, np.zeros([3, 16], np.float32))),
         ERROR,
         ["a.npz holds a single array without a name"],
     ),
-    "an archive without arrays": (
-        lambda m, t: optimize(m.graph, t / "out", "--feeds", npz(t / "a.npz")),
-        ERROR,
-        ["a.npz holds no array"],
-    ),
+    "an archive without arrays": (on_feeds(lambda file: npz(file)), ERROR, ["a.npz holds no array"]),
     "an archive of other files": (
-        lambda m, t: optimize(m.graph, t / "out", "--feeds", archive(t / "a.npz", x="text")),
+        on_feeds(lambda file: archive(file, x="text")),
         ERROR,
         ["a.npz holds 'x', which is no array"],
     ),
-    "a folder of arrays": (
-        lambda m, t: optimize(m.graph, t / "out", "--feeds", folder(t / "a.npz")),
-        ERROR,
-        ["a.npz cannot be read: Is a directory"],
-    ),
+    "a folder of arrays": (on_feeds(lambda file: folder(file)), ERROR, ["a.npz cannot be read: Is a directory"]),
     "arrays of the wrong shape": (
-        lambda m, t: optimize(m.graph, t / "out", "--feeds", npz(t / "a.npz", x=np.zeros([3, 5], np.float32))),
+        on_feeds(lambda file: npz(file, x=np.zeros([3, 5], np.float32))),
         ERROR,
         ["a.npz", "has shape [3, 5], expected [?, 16]"],
     ),
     "arrays of the wrong rank": (
-        lambda m, t: optimize(m.graph, t / "out", "--feeds", npz(t / "a.npz", x=np.zeros([16], np.float32))),
+        on_feeds(lambda file: npz(file, x=np.zeros([16], np.float32))),
         ERROR,
         ["a.npz", "has rank 1"],
     ),
     "arrays of objects": (
-        lambda m, t: optimize(m.graph, t / "out", "--feeds", npz(t / "a.npz", x=np.array([{}], dtype=object))),
+        on_feeds(lambda file: npz(file, x=np.array([{}], dtype=object))),
         ERROR,
         ["a.npz holds Python objects"],
     ),
     "arrays that lack an input": (
-        lambda m, t: optimize(m.graph, t / "out", "--feeds", npz(t / "a.npz", y=np.zeros(3))),
+        on_feeds(lambda file: npz(file, y=np.zeros(3))),
         ERROR,
         ["a.npz", "The graph has no input 'y'"],
     ),
     "arrays of the wrong dtype": (
-        lambda m, t: optimize(m.graph, t / "out", "--feeds", npz(t / "a.npz", x=np.zeros([3, 16]))),
+        on_feeds(lambda file: npz(file, x=np.zeros([3, 16]))),
         ERROR,
         ["has dtype float64, expected float32"],
     ),
@@ -189,95 +171,24 @@ FEEDS: dict[str, Case] = {
         ERROR,
         ["The signature 'serving_default'", "a.npz", "no input 'z'"],
     ),
-    "a broken line of texts": (
-        lambda m, t: optimize(
-            m.hugging_face,
-            t / "out",
-            "--tokenizer",
-            m.hugging_face,
-            "--texts",
-            write(t / "a.jsonl", '"a man"\n{"text":\n'),
-        ),
-        ERROR,
-        ["a.jsonl, line 2"],
-    ),
-    "a line without a text": (
-        lambda m, t: optimize(
-            m.hugging_face, t / "out", "--tokenizer", m.hugging_face, "--texts", write(t / "a.jsonl", '{"txt": "a"}')
-        ),
-        ERROR,
-        ["a.jsonl, line 1", "'txt'"],
-    ),
-    "no texts": (
-        lambda m, t: optimize(
-            m.hugging_face, t / "out", "--tokenizer", m.hugging_face, "--texts", write(t / "a.jsonl", "\n")
-        ),
-        ERROR,
-        ["holds no text"],
-    ),
-    "an empty file of texts": (
-        lambda m, t: optimize(
-            m.hugging_face, t / "out", "--tokenizer", m.hugging_face, "--texts", write(t / "a.jsonl", "")
-        ),
-        ERROR,
-        ["a.jsonl holds no text"],
-    ),
+    "a broken line of texts": (on_texts('"a man"\n{"text":\n'), ERROR, ["a.jsonl, line 2"]),
+    "a line without a text": (on_texts('{"txt": "a"}'), ERROR, ["a.jsonl, line 1", "'txt'"]),
+    "no texts": (on_texts("\n"), ERROR, ["holds no text"]),
+    "an empty file of texts": (on_texts(""), ERROR, ["a.jsonl holds no text"]),
     "texts in another encoding": (
-        lambda m, t: optimize(
-            m.hugging_face,
-            t / "out",
-            "--tokenizer",
-            m.hugging_face,
-            "--texts",
-            write(t / "a.jsonl", '"a"\n"für"'.encode("latin-1")),
-        ),
+        on_texts('"a"\n"für"'.encode("latin-1")),
         ERROR,
         ["a.jsonl, line 2: no UTF-8 text", "Store the file as UTF-8"],
     ),
-    "texts in UTF-16": (
-        lambda m, t: optimize(
-            m.hugging_face,
-            t / "out",
-            "--tokenizer",
-            m.hugging_face,
-            "--texts",
-            write(t / "a.jsonl", '"a man"'.encode("utf-16")),
-        ),
-        ERROR,
-        ["a.jsonl, line 1: no UTF-8 text"],
-    ),
-    "a line with a list": (
-        lambda m, t: optimize(
-            m.hugging_face, t / "out", "--tokenizer", m.hugging_face, "--texts", write(t / "a.jsonl", '"a"\n\n["b"]')
-        ),
-        ERROR,
-        ["a.jsonl, line 3: list is no text"],
-    ),
+    "texts in UTF-16": (on_texts('"a man"'.encode("utf-16")), ERROR, ["a.jsonl, line 1: no UTF-8 text"]),
+    "a line with a list": (on_texts('"a"\n\n["b"]'), ERROR, ["a.jsonl, line 3: list is no text"]),
     "texts for what the tokenizer does not give": (
-        lambda m, t: optimize(
-            m.hugging_face,
-            t / "out",
-            "--tokenizer",
-            m.hugging_face,
-            "--texts",
-            m.texts,
-            "--text-input",
-            "input_id=input_ids",
-        ),
+        with_text_options("--text-input", "input_id=input_ids"),
         ERROR,
         ["--text-input names 'input_id'", "Did you mean 'input_ids'"],
     ),
     "texts for an input that is not there": (
-        lambda m, t: optimize(
-            m.hugging_face,
-            t / "out",
-            "--tokenizer",
-            m.hugging_face,
-            "--texts",
-            m.texts,
-            "--text-input",
-            "input_ids=ids",
-        ),
+        with_text_options("--text-input", "input_ids=ids"),
         ERROR,
         ["--text-input names the input 'ids'", "It has "],
     ),
@@ -309,9 +220,7 @@ FEEDS: dict[str, Case] = {
         ["The tokenizer gives nothing called 'x'", "--text-input"],
     ),
     "texts longer than the model takes": (
-        lambda m, t: optimize(
-            m.hugging_face, t / "out", "--texts", m.texts, "--tokenizer", m.hugging_face, "--maximum-length", "65"
-        ),
+        with_text_options("--maximum-length", "65"),
         ERROR,
         ["--maximum-length is 65", "64 tokens at most"],
     ),

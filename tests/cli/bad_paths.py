@@ -63,6 +63,11 @@ def optimize(source: Any, target: Any, *more: Any) -> list[Any]:
     return ["optimize", source, target, "--no-cache", *more]
 
 
+def with_options(*options: str) -> Arguments:
+    """Optimizes the graph with these options."""
+    return lambda m, t: optimize(m.graph, t / "out", *options)
+
+
 MODELS: dict[str, Case] = {
     "missing": (
         lambda m, t: optimize(m.folder / "net.bp", t / "out"),
@@ -133,12 +138,12 @@ MODELS: dict[str, Case] = {
         ["has no graph with the tags train", "serve"],
     ),
     "an output that is not there": (
-        lambda m, t: optimize(m.graph, t / "out", "--output", "probabilties"),
+        with_options("--output", "probabilties"),
         ERROR,
         ["'probabilties'", "Did you mean", "probabilities"],
     ),
     "a signature of a graph": (
-        lambda m, t: optimize(m.graph, t / "out", "--signature", "serving_default"),
+        with_options("--signature", "serving_default"),
         USAGE,
         ["--signature", "only a SavedModel has one; this is a frozen graph"],
     ),
@@ -196,11 +201,7 @@ RESULTS: dict[str, Case] = {
         ERROR,
         ["lies inside of the model"],
     ),
-    "holds the model": (
-        lambda m, t: optimize(m.saved_model, m.folder, "--overwrite"),
-        ERROR,
-        ["contains the model"],
-    ),
+    "holds the model": (lambda m, t: optimize(m.saved_model, m.folder, "--overwrite"), ERROR, ["contains the model"]),
     "has no folder": (
         lambda m, t: optimize(m.graph, t / "missing" / "out"),
         ERROR,
@@ -239,15 +240,11 @@ RESULTS: dict[str, Case] = {
         ["r.html is a folder"],
     ),
     "has a report that cannot be made": (
-        lambda m, t: optimize(m.graph, t / "out", "--report", "/proc/r.html"),
+        with_options("--report", "/proc/r.html"),
         ERROR,
         ["/proc/r.html cannot be written"],
     ),
-    "has a dump that cannot be made": (
-        lambda m, t: optimize(m.graph, t / "out", "--dump", "/proc/dump"),
-        ERROR,
-        ["/proc/dump cannot be written"],
-    ),
+    "has a dump that cannot be made": (with_options("--dump", "/proc/dump"), ERROR, ["/proc/dump cannot be written"]),
     "has a dump in it": (
         lambda m, t: optimize(m.graph, t / "out", "--dump", t / "out" / "dump"),
         ERROR,
@@ -264,7 +261,7 @@ RESULTS: dict[str, Case] = {
         ["file is no folder"],
     ),
     "has a timing cache that cannot be made": (
-        lambda m, t: optimize(m.graph, t / "out", "--tensorrt-timing-cache", "/proc/timings"),
+        with_options("--tensorrt-timing-cache", "/proc/timings"),
         ERROR,
         ["/proc/timings cannot be written"],
     ),
