@@ -94,11 +94,6 @@ def inferred(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def element_types(model: onnx.ModelProto) -> dict[str, int]:
-    """Returns the element types of all tensors of the model's graph that are known."""
-    return Scope().inside(inferred(model).graph).types
-
-
 def _constant_names(graph: onnx.GraphProto, outer: frozenset[str]) -> frozenset[str]:
     """Returns the tensors of a graph that do not depend on what is fed."""
     known = {*outer, *(initializer.name for initializer in graph.initializer)}

@@ -113,43 +113,48 @@ def without_double(model: onnx.ModelProto) -> tuple[onnx.ModelProto, bool]:
 
 def in_float32(model: onnx.ModelProto) -> onnx.ModelProto:
     """Returns the model with 16-bit tensors held in float32, rounded to 16 bit behind each node."""
-    types = onnx_tensors.element_types(model)
-    if not set(types.values()) & set(_SIXTEEN_BIT):
-        return model
     return _retyped(model, set(_SIXTEEN_BIT), rounding=True)[0]
 
 
 def _retyped(model: onnx.ModelProto, replaced: set[int], *, rounding: bool) -> tuple[onnx.ModelProto, bool]:
-    types = onnx_tensors.element_types(model)
+    """Returns the model with float32 in place of some types, and whether it had any of them."""
+    # What is inferred knows more types than the model states, of which only those of the model's own are written.
+    known = onnx_tensors.inferred(model)
     result = onnx.ModelProto()
     result.CopyFrom(model)
-    graph = result.graph
-    changed = False
+    changed = _retype(result.graph, known.graph, onnx_tensors.Scope(), replaced, rounding)
+    return (result, True) if changed else (model, False)
+
+
+def _retype(
+    graph: onnx.GraphProto, known: onnx.GraphProto, around: onnx_tensors.Scope, replaced: set[int], rounding: bool
+) -> bool:
+    """Changes a graph and those inside of its nodes, and returns whether there was anything to change."""
+    scope = around.inside(known)
+    changed = bool(replaced & {scope.types.get(name, 0) for node in graph.node for name in node.output})
     for value in (*graph.input, *graph.output, *graph.value_info):
         if value.type.tensor_type.elem_type in replaced:
             value.type.tensor_type.elem_type = TensorProto.FLOAT
             changed = True
     for initializer in graph.initializer:
-        if initializer.data_type in replaced:
-            array = numpy_helper.to_array(initializer).astype(np.float32)
-            initializer.CopyFrom(numpy_helper.from_array(array, initializer.name))
-            changed = True
+        changed |= _widen(initializer, replaced)
     nodes: list[onnx.NodeProto] = []
-    for node in graph.node:
+    for node, known_node in zip(graph.node, known.node, strict=True):
         for attribute in node.attribute:
             if attribute.name in ("to", "dtype") and attribute.i in replaced:
                 attribute.i = TensorProto.FLOAT
                 changed = True
-            if attribute.type == onnx.AttributeProto.TENSOR and attribute.t.data_type in replaced:
-                array = numpy_helper.to_array(attribute.t).astype(np.float32)
-                attribute.t.CopyFrom(numpy_helper.from_array(array))
-                changed = True
+            if attribute.type == onnx.AttributeProto.TENSOR:
+                changed |= _widen(attribute.t, replaced)
+        for body, known_body in zip(onnx_tensors.bodies(node), onnx_tensors.bodies(known_node), strict=True):
+            changed |= _retype(body, known_body, scope, replaced, rounding)
         nodes.append(node)
         for position, name in enumerate(node.output):
-            if rounding and types.get(name) in replaced:
+            element_type = scope.types.get(name, 0)
+            if rounding and element_type in replaced:
                 raw, rounded = f"{name}/unrounded", f"{name}/rounded"
                 node.output[position] = raw
-                nodes.append(helper.make_node("Cast", [raw], [rounded], to=types[name]))
+                nodes.append(helper.make_node("Cast", [raw], [rounded], to=element_type))
                 nodes.append(helper.make_node("Cast", [rounded], [name], to=TensorProto.FLOAT))
     copies = [onnx.NodeProto() for _ in nodes]
     for copy, node in zip(copies, nodes, strict=True):
@@ -157,4 +162,12 @@ def _retyped(model: onnx.ModelProto, replaced: set[int], *, rounding: bool) -> t
     del graph.node[:]
     graph.node.extend(copies)
     del graph.value_info[:]
-    return result, changed
+    return changed
+
+
+def _widen(tensor: TensorProto, replaced: set[int]) -> bool:
+    """Turns a constant into float32 where it is of a type to replace; returns whether it was."""
+    if tensor.data_type not in replaced:
+        return False
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
+    return True
