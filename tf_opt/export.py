@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -23,6 +23,7 @@ from onnx import numpy_helper
 from tensorflow.core.framework import graph_pb2
 
 from tf_opt.errors import ExportError, InvalidOptionError
+from tf_opt.reproducible_model import make_reproducible, name_without_counters
 
 DEFAULT_OPSET = 17
 """The newest ONNX opset that every supported engine reads: TensorRT 8.5 and 8.6 stop at 17."""
@@ -115,6 +116,25 @@ def _convert_select(context: Any, node: Any, name: str, arguments: Sequence[Any]
     del node.attr["handles_nan"]  # No attribute of Where.
 
 
+def _optimizers(known: Collection[str]) -> Mapping[str, Callable[[], Any]]:
+    """Returns tf2onnx's optimizers, of which the one that merges equal nodes keeps the same of them each time."""
+    from tf2onnx import optimizer
+
+    def merging() -> Any:
+        merger = optimizer.MergeDuplicatedNodesOptimizer()
+        merge = merger._merge_nodes_that_are_duplicated
+
+        def in_order(nodes: list[Any], graph: Any) -> None:
+            bases = {node.name: name_without_counters(node.name, known) for node in nodes}
+            nodes.sort(key=lambda node: (bases[node.name], bases[node.name] != node.name))
+            merge(nodes, graph)
+
+        merger._merge_nodes_that_are_duplicated = in_order
+        return merger
+
+    return {**optimizer._get_optimizers(), "merge_duplication": merging}
+
+
 def _convert(segment_graph: graph_pb2.GraphDef, inputs: list[str], outputs: list[str], opset: int) -> onnx.ModelProto:
     from tf2onnx import optimizer, tfonnx
 
@@ -133,7 +153,8 @@ def _convert(segment_graph: graph_pb2.GraphDef, inputs: list[str], outputs: list
         )
     # catch_errors copies the whole graph before each of its optimizers, only to go back where one fails; that is most
     # of its time. An optimizer that fails fails the export instead, and the segment stays TensorFlow.
-    onnx_graph = optimizer.optimize_graph(onnx_graph, catch_errors=False)
+    known = {node.name for node in segment_graph.node}
+    onnx_graph = optimizer.optimize_graph(onnx_graph, catch_errors=False, optimizers=_optimizers(known))
     model: onnx.ModelProto = onnx_graph.make_model("segment")
     return model
 
@@ -182,6 +203,7 @@ def export_segment(
             logger.propagate = propagate
     _refuse_leftovers(model, opset)
     _declare_interface(model, inputs + weights, outputs, segment_graph)
+    make_reproducible(model, {node.name for node in segment_graph.node})
     model.ir_version = _ONNX_IR_VERSION
     return ExportedSegment(model=model, input_count=len(inputs), weight_count=len(weights), opset=opset)
 
