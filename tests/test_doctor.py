@@ -20,6 +20,7 @@ from tests.simulators.tensorrt.fixture import simulated_tensorrt
 from tf_opt import doctor_findings as look
 from tf_opt.doctor import Diagnosis, main
 from tf_opt.engines.tensorrt import cuda
+from tf_opt.ops import onnxruntime_library
 
 NO_GPU = "There is no NVIDIA driver."
 TENSORFLOW = {"version": "2.21.0", "cuda_build": False, "gpus": []}
@@ -111,6 +112,19 @@ def test_both_tensorflows_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> None
     found = by_name(look.tensorflow_findings(gpu_is_there=False))["packages"]
     assert found.status == "problem"
     assert "pip uninstall -y tensorflow tensorflow-cpu" in str(found.fix)
+
+
+@pytest.mark.parametrize(
+    ("library", "status", "text"),
+    [(Path("/a/libonnxruntime.so.1"), "ok", "/a/libonnxruntime.so.1"), (None, "absent", "Python")],
+)
+def test_what_runs_onnxruntime(monkeypatch: pytest.MonkeyPatch, library: Path | None, status: str, text: str) -> None:
+    monkeypatch.setattr(onnxruntime_library, "find_library", lambda: library)
+    (finding,) = look.onnxruntime_findings()
+    assert finding.status == status
+    assert text in finding.text
+    monkeypatch.setattr(look, "is_installed", lambda package: False)
+    assert list(look.onnxruntime_findings()) == []
 
 
 def test_both_onnxruntimes_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:

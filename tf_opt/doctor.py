@@ -112,6 +112,7 @@ def doctor() -> Diagnosis:
         *gpu,
         *look.processor_findings(),
         *look.conflict_findings(),
+        *look.onnxruntime_findings(),
         *look.optional_findings(),
         *look.cache_findings(),
     )

@@ -166,6 +166,21 @@ def conflict_findings() -> Iterator[Finding]:
     yield from _conflict("Engines", ENGINE_DISTRIBUTIONS["onnxruntime"])
 
 
+def onnxruntime_findings() -> Iterator[Finding]:
+    """Says by what the op runs ONNX Runtime's engines for the CPU; nothing where the package is not installed."""
+    from tf_opt.ops.onnxruntime_library import find_library
+
+    if not is_installed("onnxruntime"):
+        return
+    library = find_library()
+    if library is not None:
+        text = f"engines for the CPU run without Python, by {library}"
+        yield Finding(topic="Engines", name="onnxruntime", status="ok", text=text)
+        return
+    text = "engines run through Python, which takes a little longer: the package has no libonnxruntime.so"
+    yield Finding(topic="Engines", name="onnxruntime", status="absent", text=text)
+
+
 def _conflict(topic: str, distributions: tuple[str, ...]) -> Iterator[Finding]:
     installed = versions(distributions)
     if len(installed) < 2:

@@ -47,6 +47,8 @@ OP_SOURCES = (
     "runtime_registry.cc",
     "statistics.cc",
     "python_runtime.cc",
+    "onnx_weights.cc",
+    "onnxruntime_runtime.cc",
 )
 OPENVINO_SOURCES = ("openvino_runtime.cc",)
 COMMON_FLAGS = ("-O2", "-std=c++17", "-fPIC", "-shared", "-fvisibility=hidden", "-pthread")
@@ -291,7 +293,7 @@ def _load_once() -> tuple[ModuleType, ctypes.CDLL]:
     global _loaded
     with _lock:
         if _loaded is None:
-            from tf_opt.ops import python_runtime  # It imports this module.
+            from tf_opt.ops import onnxruntime_library, python_runtime  # The latter imports this module.
 
             with ThreadPoolExecutor(1) as pool:
                 openvino = pool.submit(_build_openvino)  # Compiles, where needed, beside the op.
@@ -300,6 +302,7 @@ def _load_once() -> tuple[ModuleType, ctypes.CDLL]:
                 function, arguments = openvino.result()
                 getattr(functions, function)(b"openvino", *arguments)
                 python_runtime.register_known_runtimes(functions)
+                onnxruntime_library.register(functions, onnxruntime_library.find_library())
             _loaded = (module, functions)
         return _loaded
 

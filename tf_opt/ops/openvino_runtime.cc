@@ -18,6 +18,7 @@
 #include "openvino/runtime/intel_cpu/properties.hpp"
 #include "openvino_variant.h"
 #include "specializer.h"
+#include "texts.h"
 
 namespace tf_opt {
 namespace {
@@ -38,28 +39,6 @@ constexpr int kOverlapsBeforeStreams = 32;
 ov::Core& Core() {
   static ov::Core* core = new ov::Core;
   return *core;
-}
-
-// The value of a string in the header's JSON (which json.dumps wrote), or `otherwise`.
-std::string HeaderString(std::string_view header, const std::string& key,
-                         const std::string& otherwise) {
-  const size_t at = header.find('"' + key + '"');
-  if (at == std::string_view::npos) return otherwise;
-  const size_t begin = header.find_first_not_of(": ", at + key.size() + 2);
-  if (begin == std::string_view::npos || header[begin] != '"') return otherwise;
-  const size_t end = header.find('"', begin + 1);
-  return end == std::string_view::npos ? otherwise
-                                       : std::string(header.substr(begin + 1, end - begin - 1));
-}
-
-// "input_3" with prefix "input_" -> 3; -1 where the name is another.
-int IndexOf(const std::string& name, const std::string& prefix) {
-  if (name.compare(0, prefix.size(), prefix) != 0) return -1;
-  const std::string digits = name.substr(prefix.size());
-  if (digits.empty() || digits.size() > 6 ||
-      digits.find_first_not_of("0123456789") != std::string::npos)
-    return -1;
-  return std::stoi(digits);
 }
 
 int ParameterIndex(const std::shared_ptr<ov::op::v0::Parameter>& parameter,
@@ -237,19 +216,18 @@ Status BindWeights(const EngineDefinition& definition, const std::shared_ptr<ov:
     if (index < 0) continue;
     const std::string name = "weight_" + std::to_string(index);
     if (index >= static_cast<int>(definition.weights.size())) {
-      return Status::Error("the engine reads " + name + ", the node has " +
-                           std::to_string(definition.weights.size()) +
-                           " weights. Optimize the original model again.");
+      return Misfit("the engine reads " + name + ", the node has " +
+                    std::to_string(definition.weights.size()) + " weights");
     }
     const TensorView& weight = definition.weights[index];
     const ov::element::Type type = ElementTypeOf(weight.dtype);
     const ov::Shape shape(weight.dims.begin(), weight.dims.end());
     if (type != parameter->get_element_type() ||
         !parameter->get_partial_shape().compatible(ov::PartialShape(shape))) {
-      return Status::Error(
-          "the engine's " + name + " is " + parameter->get_element_type().get_type_name() +
-          parameter->get_partial_shape().to_string() + ", the node's is " + type.get_type_name() +
-          ShapeText(weight.dims) + ". Optimize the original model again.");
+      return Misfit("the engine's " + name + " is " +
+                    parameter->get_element_type().get_type_name() +
+                    parameter->get_partial_shape().to_string() + ", the node's is " +
+                    type.get_type_name() + ShapeText(weight.dims));
     }
     if (!FitsInto32Bits(weight)) {
       return Status::Error(
@@ -290,16 +268,14 @@ class OpenVinoRuntime : public Runtime {
       for (const auto& parameter : model->get_parameters()) {
         const int index = ParameterIndex(parameter, "input_");
         if (index < 0) {
-          return Status::Error(
-              "the engine has an input '" + parameter->get_friendly_name() +
-              "', expected input_<i> or weight_<j>. Optimize the original model again.");
+          return Misfit("the engine has an input '" + parameter->get_friendly_name() +
+                        "', expected input_<i> or weight_<j>");
         }
         input_of_port.push_back(index);
       }
       if (static_cast<int>(model->outputs().size()) != definition.output_count) {
-        return Status::Error("the engine has " + std::to_string(model->outputs().size()) +
-                             " outputs, the node has " + std::to_string(definition.output_count) +
-                             ". Optimize the original model again.");
+        return Misfit("the engine has " + std::to_string(model->outputs().size()) +
+                      " outputs, the node has " + std::to_string(definition.output_count));
       }
       for (const auto& port : model->inputs()) {
         if (Status status = CheckType(port, "input"); !status.ok()) return status;

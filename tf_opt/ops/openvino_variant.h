@@ -12,6 +12,7 @@
 
 #include "openvino/openvino.hpp"
 #include "runtime.h"
+#include "texts.h"
 
 namespace tf_opt {
 
@@ -110,22 +111,6 @@ inline Lease::~Lease() {
   if (pool) pool->Return(this);
 }
 
-inline std::string ShapeText(const Dims& dims) {
-  std::string text = "[";
-  for (size_t i = 0; i < dims.size(); ++i) text += (i == 0 ? "" : ",") + std::to_string(dims[i]);
-  return text + "]";
-}
-
-// OpenVINO's messages are several lines of file names and conditions.
-inline std::string OneLine(std::string text) {
-  for (char& character : text) {
-    if (character == '\n') character = ' ';
-  }
-  while (!text.empty() && text.back() == ' ') text.pop_back();
-  constexpr size_t kMaximum = 1000;
-  return text.size() <= kMaximum ? text : "... " + text.substr(text.size() - kMaximum);
-}
-
 class Variant {
  public:
   // `input_of_port[p]` is the node's input that model input p reads. With `queued`, calls wait for
@@ -193,34 +178,25 @@ class Variant {
       // not take; and where the shapes are wrong altogether, the original nodes give TensorFlow's
       // own message.
       return {Code::kUnsupportedShape,
-              "OpenVINO does not run " + Describe(inputs) + ": " + OneLine(exception.what())};
+              "OpenVINO does not run " + ShapesText(inputs) + ": " + OneLine(exception.what())};
     }
   }
 
  private:
   static Dims ToDims(const ov::Shape& shape) { return Dims(shape.begin(), shape.end()); }
 
-  static std::string Describe(const std::vector<TensorView>& inputs) {
-    std::string text = "inputs of shape";
-    for (size_t i = 0; i < inputs.size(); ++i)
-      text += " input_" + std::to_string(i) + ShapeText(inputs[i].dims);
-    return text;
-  }
-
   Status Check(const std::vector<TensorView>& inputs) const {
     for (size_t port = 0; port < input_types_.size(); ++port) {
       const size_t index = input_of_port_[port];
       const std::string name = "input_" + std::to_string(index);
       if (index >= inputs.size()) {
-        return Status::Error("the engine reads " + name + ", the node has " +
-                             std::to_string(inputs.size()) +
-                             " inputs. Optimize the original model again.");
+        return Misfit("the engine reads " + name + ", the node has " +
+                      std::to_string(inputs.size()) + " inputs");
       }
       const TensorView& view = inputs[index];
       if (ElementTypeOf(view.dtype) != input_types_[port]) {
-        return Status::Error("the engine's " + name + " is " + input_types_[port].get_type_name() +
-                             ", the tensor has TensorFlow dtype number " +
-                             std::to_string(view.dtype) + ". Optimize the original model again.");
+        return Misfit("the engine's " + name + " is " + input_types_[port].get_type_name() +
+                      ", the tensor has TensorFlow dtype number " + std::to_string(view.dtype));
       }
       const ov::PartialShape shape(std::vector<ov::Dimension>(view.dims.begin(), view.dims.end()));
       if (!input_shapes_[port].compatible(shape)) {

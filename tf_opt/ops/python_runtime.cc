@@ -245,6 +245,10 @@ void Refuse(Call* call, Status status) {
 
 }  // namespace
 
+std::shared_ptr<tf_opt::Runtime> tf_opt::MakePythonRuntime(const std::string& name) {
+  return std::make_shared<PythonRuntime>(name);
+}
+
 TF_OPT_EXPORT void TfOptSetPythonFunctions(const PythonFunctions* functions) {
   Gate& gate = TheGate();
   std::lock_guard<std::shared_timed_mutex> lock(gate.gate);
@@ -252,7 +256,7 @@ TF_OPT_EXPORT void TfOptSetPythonFunctions(const PythonFunctions* functions) {
 }
 
 TF_OPT_EXPORT void TfOptRegisterPythonRuntime(const char* name) {
-  tf_opt::RegisterRuntime(name, std::make_shared<PythonRuntime>(name));
+  tf_opt::RegisterRuntime(name, tf_opt::MakePythonRuntime(name));
 }
 
 // Called before the interpreter ends: a thread that entered Python later would hang or crash there.

@@ -5,8 +5,15 @@
 #define TF_OPT_OPS_PYTHON_RUNTIME_H_
 
 #include <cstdint>
+#include <memory>
+#include <string>
+
+#include "runtime.h"
 
 namespace tf_opt {
+
+// The runtime whose engines are what Python's loader of this name returns.
+std::shared_ptr<Runtime> MakePythonRuntime(const std::string& name);
 
 struct PythonDefinition {
   const char* runtime;

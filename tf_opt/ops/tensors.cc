@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "absl/status/status.h"
+#include "texts.h"
 
 namespace tf_opt {
 namespace {
@@ -28,12 +29,6 @@ class AdoptedBuffer : public tensorflow::TensorBuffer {
   const size_t bytes_;
   const std::shared_ptr<void> owner_;
 };
-
-std::string Text(const Dims& dims) {
-  std::string text = "[";
-  for (size_t i = 0; i < dims.size(); ++i) text += (i == 0 ? "" : ",") + std::to_string(dims[i]);
-  return text + "]";
-}
 
 }  // namespace
 
@@ -101,7 +96,7 @@ Status EngineOutputs::Check(int index, int dtype, const Dims& dims, TensorShape*
   const absl::Status valid = tensorflow::TensorShapeUtils::MakeShape(dims, shape);
   if (!valid.ok() || !shapes_[index].IsCompatibleWith(*shape)) {
     return Status::Error("the engine gave output " + std::to_string(index) + " shape " +
-                         Text(dims) + ", the node's attribute output_shapes says " +
+                         ShapeText(dims) + ", the node's attribute output_shapes says " +
                          shapes_[index].DebugString());
   }
   return Status::Ok();
