@@ -3,8 +3,11 @@
 
 #include <cstring>
 
-#include "onnx_weights.h"
-#include "runtime_registry.h"
+// All of it in one unit: the standard library's headers take longer to compile than the sources.
+#include "onnx_weights.cc"
+#include "onnxruntime_runtime.cc"
+#include "python_runtime.cc"
+#include "runtime_registry.cc"
 
 namespace {
 

@@ -23,8 +23,6 @@ from tf_opt.ops.onnxruntime_library import find_library
 from tf_opt.ops.python_native import array_at, dtype_number, numpy_dtype
 from tf_opt.ops.python_runtime import EngineDefinition, RawArray, RawOutputs
 
-SOURCES = ("onnxruntime_runtime.cc", "onnx_weights.cc", "python_runtime.cc", "runtime_registry.cc")
-
 _Dims = ctypes.POINTER(ctypes.c_int64)
 _Allocate = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int, ctypes.c_int, ctypes.c_int, _Dims)
 _Adopt = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_int, ctypes.c_int, _Dims, ctypes.c_void_p, ctypes.c_void_p)
@@ -45,21 +43,17 @@ def native_functions() -> ctypes.CDLL:
         pytest.skip("the installed onnxruntime has no libonnxruntime.so")
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "libnative_engine.so"
-        # One unit: the standard library's headers take longer than the sources.
-        unit = target.with_suffix(".cc")
-        unit.write_text("".join(f'#include "{source}"\n' for source in (*SOURCES, Path(__file__).with_suffix(".cc"))))
+        source = Path(__file__).with_suffix(".cc")
+        flags = "-std=c++17 -Wall -Wextra -Werror -fPIC -shared -pthread -fvisibility=hidden".split()
         command = [
             *build.compiler_command(),
-            "-std=c++17",
-            "-Wall",
-            "-Wextra",
-            "-Werror",
-            "-fPIC",
-            "-shared",
-            "-pthread",
+            *flags,
+            f"-I{build.SOURCE_DIRECTORY}",
+            str(source),
+            "-o",
+            str(target),
+            "-ldl",
         ]
-        command += ["-fvisibility=hidden", f"-I{build.SOURCE_DIRECTORY}", str(unit)]
-        command += ["-o", str(target), "-ldl"]
         compiled = subprocess.run(command, capture_output=True, text=True, check=False)
         assert compiled.returncode == 0, f"{shlex.join(command)}\n{compiled.stderr}"
         functions = ctypes.CDLL(str(target))
