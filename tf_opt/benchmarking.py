@@ -21,7 +21,11 @@ from tf_opt.feeds import Feed, check_feeds, feed_shapes
 from tf_opt.files import write_text
 from tf_opt.frozen_graph import FrozenGraph
 from tf_opt.session import GraphRunner, shared_runner
+from tf_opt.signature_function import SignatureFunction, described
 from tf_opt.terminal import default_console
+
+_KNOWN = (FrozenGraph, GraphRunner, SignatureFunction)
+"""What has inputs that feeds are checked against."""
 
 Timer = Callable[[], float]
 """Returns seconds from any fixed point, such as `time.perf_counter`."""
@@ -107,8 +111,8 @@ def benchmark(
     """Measures graphs side by side: each round runs every graph once on one feed, in an order that rotates.
 
     Args:
-        graphs: Graphs, open `GraphRunner`s or functions from a feed to outputs, by name; the first is what others are
-            compared with.
+        graphs: Graphs, open `GraphRunner`s, signatures of loaded SavedModels or functions from a feed to outputs, by
+            name; the first is what others are compared with.
         feeds: Mappings from inputs to arrays. Feeds of the same shapes share a row and take turns.
         warmup: Runs of each graph and feed before the measured ones.
         runs: Measured runs of each graph for each shape.
@@ -125,6 +129,7 @@ def benchmark(
         )
     if runs < 1 or warmup < 0:
         raise InvalidOptionError(f"runs must be at least 1 and warmup at least 0, got runs={runs} and warmup={warmup}.")
+    graphs = {name: described(graph) for name, graph in graphs.items()}
     groups = _groups(graphs, feeds)
     rows = []
     functions = {name: _prepared(graph) for name, graph in graphs.items()}
@@ -159,7 +164,7 @@ def _groups(graphs: Mapping[str, Runnable], feeds: Iterable[Feed]) -> dict[str, 
         raise InvalidFeedError("Expected a list of at least one feed. Write [feed], or use tf_opt.random_feeds(graph).")
     by_graph: dict[str, list[Any]] = {}
     for name, graph in graphs.items():
-        by_graph[name] = check_feeds(listed, graph.inputs) if isinstance(graph, (FrozenGraph, GraphRunner)) else listed
+        by_graph[name] = check_feeds(listed, graph.inputs) if isinstance(graph, _KNOWN) else listed
     groups: dict[str, list[dict[str, Mapping[str, Any]]]] = {}
     for number, feed in enumerate(listed):
         shapes = feed_shapes({name: np.asarray(value) for name, value in feed.items()})
@@ -179,7 +184,9 @@ def _prepared(graph: Runnable) -> Callable[[Mapping[str, Any]], Any]:
     """Returns a function that runs a checked feed with as little around it as possible."""
     if isinstance(graph, FrozenGraph):
         return shared_runner(graph).prepare()
-    return graph.prepare() if isinstance(graph, GraphRunner) else graph
+    if isinstance(graph, GraphRunner):
+        return graph.prepare()
+    return graph.run if isinstance(graph, SignatureFunction) else graph
 
 
 def _rotated(names: list[str], count: int) -> list[str]:

@@ -15,10 +15,14 @@ from tf_opt.errors import InvalidFeedError, UnknownOutputError, did_you_mean
 from tf_opt.feeds import Array, Feed, check_feeds
 from tf_opt.frozen_graph import FrozenGraph
 from tf_opt.session import GraphRunner, shared_runner
+from tf_opt.signature_function import SignatureFunction, described
 from tf_opt.terminal import default_console
 
-Runnable: TypeAlias = FrozenGraph | GraphRunner | Callable[[Mapping[str, Any]], Mapping[str, Any]]
-"""A graph, an open runner, or a function from a feed to outputs by key."""
+Runnable: TypeAlias = FrozenGraph | GraphRunner | SignatureFunction | Callable[..., Mapping[str, Any]]
+"""A graph, an open runner, a signature of a loaded SavedModel, or a function from a feed to outputs by key."""
+
+_Described: TypeAlias = FrozenGraph | GraphRunner | SignatureFunction
+"""What has inputs that feeds are checked against."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +144,8 @@ def compare(
     equal.
 
     Args:
-        a: The reference: a graph, an open `GraphRunner`, or a function from a feed to outputs by key.
+        a: The reference: a graph, an open `GraphRunner`, one of the `signatures` of a loaded SavedModel, with lookup
+            tables or without, or a function from a feed to outputs by key.
         b: What is compared with it; outputs are matched by key.
         feeds: Mappings from inputs to arrays.
         rtol: Relative tolerance.
@@ -153,10 +158,12 @@ def compare(
     Raises:
         InvalidFeedError: There is no feed, one does not fit, or the mask is unknown or does not fit.
         UnknownOutputError: An output of `a` is missing in `b`.
+        FreezeError: A signature takes or returns something else than dense tensors.
     """
+    a, b = described(a), described(b)
     checked = _checked_feeds((a, b), feeds)
     accumulators: dict[str, _Accumulator] = {}
-    graph = next((each for each in (a, b) if isinstance(each, (FrozenGraph, GraphRunner))), None)
+    graph = next((each for each in (a, b) if isinstance(each, _Described)), None)
     masks = masks_of_feeds(mask, checked, None if graph is None else graph.inputs)
     whole = frozenset() if graph is None else outputs_of_fixed_length(graph.inputs, graph.outputs)
     run_a, run_b = _as_function(a), _as_function(b)
@@ -189,7 +196,7 @@ def _as_function(graph: Runnable) -> Callable[[Mapping[str, Any]], Mapping[str, 
     """Returns a function from a checked feed to outputs by key."""
     if isinstance(graph, FrozenGraph):
         return shared_runner(graph).run
-    return graph.run if isinstance(graph, GraphRunner) else graph
+    return graph.run if isinstance(graph, (GraphRunner, SignatureFunction)) else graph
 
 
 def _checked_feeds(graphs: Sequence[Runnable], feeds: Iterable[Feed]) -> list[Mapping[str, Any]]:
@@ -199,7 +206,7 @@ def _checked_feeds(graphs: Sequence[Runnable], feeds: Iterable[Feed]) -> list[Ma
     if not listed:
         raise InvalidFeedError("The list of feeds is empty, so there is nothing to run. Pass at least one feed.")
     for graph in graphs:
-        if isinstance(graph, (FrozenGraph, GraphRunner)):
+        if isinstance(graph, _Described):
             check_feeds(listed, graph.inputs)  # All of them before anything runs.
     return listed
 

@@ -194,8 +194,8 @@ FEEDS: dict[str, Case] = {
     ),
     "texts without a tokenizer": (
         lambda m, t: optimize(m.hugging_face, t / "out", "--texts", m.texts),
-        USAGE,
-        ["--texts", "needs --tokenizer"],
+        ERROR,
+        ["--texts needs --tokenizer for 'input_ids', which is int32"],
     ),
     "a tokenizer folder that is missing": (
         lambda m, t: optimize(m.hugging_face, t / "out", "--texts", m.texts, "--tokenizer", t / "none"),

@@ -14,6 +14,7 @@ from tests.cli.conftest import Invoke, Models, content
 from tests.small_graphs import engine_nodes
 from tf_opt import Tf2TrtOpt, compare, freeze_keras, load_graph_def, load_report
 from tf_opt.cli import keras_files
+from tf_opt.freeze import function
 from tf_opt.report.optimization import OptimizationReport
 
 QUICK = ("--adopt", "always", "--no-cache", "--json")
@@ -214,9 +215,9 @@ def test_shapes_serve_the_signatures_that_have_their_inputs(
     line = [command, two_signatures, other, *options, "--shape", "x=3x8"]
     result = invoke(*line)
     if command == "compare":
-        assert result.exit_code == 1
-        assert "The signature 'second'" in result.stderr
-        assert "Give a shape for 'u'. --shape gives" in result.stderr
+        assert result.exit_code == 4
+        assert "Signature second\nnot compared: The input u:0" in result.stdout
+        assert "Give a shape for 'u'." in result.stdout
     else:
         assert result.exit_code == 0, result.stderr
         assert "Note: the signature 'second' stays as it was: The input u:0" in result.stderr
@@ -228,3 +229,26 @@ def test_shapes_serve_the_signatures_that_have_their_inputs(
     result = invoke(*line, "--shape", "u=2x3")
     assert result.exit_code == 0, result.stderr
     assert set(tf.saved_model.load(str(other)).signatures) == {"first", "second"}
+
+
+def test_a_model_is_frozen_once(
+    two_signatures: Path, tmp_path: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = {"frozen": 0, "loaded": 0}
+    trace, load = function._trace, tf.saved_model.load
+
+    def counted(name: str, original: Any) -> Any:
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            count[name] += 1
+            return original(*arguments, **keywords)
+
+        return call
+
+    monkeypatch.setattr(function, "_trace", counted("frozen", trace))
+    monkeypatch.setattr(tf.saved_model, "load", counted("loaded", load))
+    shapes = ["--shape", "x=3x8", "--shape", "u=2x3"]
+    named = ["--signature", "first", "--signature", "second"]
+    content(invoke("optimize", two_signatures, tmp_path / "fast", *shapes, *named, *QUICK))
+    assert count == {"frozen": 4, "loaded": 1}  # Two signatures, and the attributes of the same names.
+    content(invoke("compare", two_signatures, two_signatures, *shapes, "--json"))
+    assert count == {"frozen": 4 + 4, "loaded": 1 + 2}

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from tf_opt.errors import InvalidFeedError, UnknownOutputError
-from tf_opt.frozen_graph import FrozenGraph
+from tf_opt.frozen_graph import GraphBorder
 from tf_opt.tensor_info import TensorInfo
 
+Graph = TypeVar("Graph", bound=GraphBorder)
 
-def aligned(graph: FrozenGraph, reference: FrozenGraph, path: Path, reference_path: Path) -> FrozenGraph:
+
+def aligned(graph: Graph, reference: GraphBorder, path: Path, reference_path: Path) -> Graph:
     """Returns `graph` with the keys of `reference`.
 
     A tensor is known by its key, else by its name in the graph, which a frozen graph keeps where its keys are lost; a

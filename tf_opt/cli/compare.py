@@ -13,11 +13,19 @@ from tf_opt.cli.feed_arguments import FeedArguments
 from tf_opt.cli.model_arguments import ModelArguments, prepare
 from tf_opt.cli.output import Output
 from tf_opt.cli.running import command
-from tf_opt.errors import ModelPathError, did_you_mean
+from tf_opt.errors import InvalidFeedError, ModelPathError, did_you_mean
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import TypeAlias
+
     from tf_opt.cli.models import Model
+    from tf_opt.comparison import Comparison
+    from tf_opt.feeds import Feed
     from tf_opt.frozen_graph import FrozenGraph
+    from tf_opt.signature_function import SignatureFunction
+
+    Runs: TypeAlias = FrozenGraph | SignatureFunction
 
 _PANEL = "What counts as equal"
 
@@ -42,7 +50,8 @@ def compare(
 ) -> None:
     """Run two models on the same feeds and compare each output, signature by signature.
 
-    Exit code 3 where an output differs beyond the tolerance.
+    Signatures that cannot be frozen, such as those with lookup tables, run as they are. Exit code 3 where an output
+    differs beyond the tolerance, 4 where nothing does, but a signature could not be compared.
 
     Example: tf-opt compare my_model my_model_fast --shape input_ids=1..8x16..384
     """
@@ -51,19 +60,32 @@ def compare(
     model.check(kinds)
     feeds.check_files()
     from tf_opt.cli.alignment import aligned
+    from tf_opt.cli.comparison_feeds import feeds_or_reasons, nothing_compared
     from tf_opt.cli.models import read_model
-    from tf_opt.comparison import compare as compare_graphs
 
-    first, second = (read_model(path, kind, model, output) for path, kind in zip((a, b), kinds, strict=True))
-    pairs = {key: (graph, aligned(other, graph, b, a)) for key, (graph, other) in matched(first, second).items()}
-    made = feeds.feeds_by_signature({key: graph for key, (graph, _) in pairs.items()})
+    first, second = (
+        read_model(path, kind, model, output, as_it_is=True) for path, kind in zip((a, b), kinds, strict=True)
+    )
+    counterparts, not_compared = matched(first, second)
+    pairs = {key: (graph, aligned(other, graph, b, a)) for key, (graph, other) in counterparts.items()}
+    made, reasons = feeds_or_reasons(feeds, {key: graph for key, (graph, _) in pairs.items()})
+    not_compared |= reasons
     comparisons = {}
     for key, (graph, other) in pairs.items():
-        with output.doing(f"comparing {key or 'outputs'}"):
-            comparisons[key] = compare_graphs(graph, other, made[key], rtol, atol, mask=mask, show=False)
+        if key in made:
+            with output.doing(f"comparing {key or 'outputs'}"):
+                found = _compared(graph, other, made[key], rtol, atol, mask)
+            if isinstance(found, str):
+                not_compared[key] = found
+            else:
+                comparisons[key] = found
+    if not comparisons:
+        raise InvalidFeedError(nothing_compared(not_compared))
     output.note(feeds.describe())
     for key, comparison in comparisons.items():
         output.show(*([f"Signature {key}"] if key else []), comparison.table())
+    for key, reason in not_compared.items():
+        output.show(f"Signature {key}", f"not compared: {reason}")
     passed = all(comparison.passed for comparison in comparisons.values())
     output.result(
         {
@@ -81,27 +103,49 @@ def compare(
                 }
                 for key, comparison in comparisons.items()
             },
+            "not_compared": not_compared,
         }
     )
     if not passed:
         output.note("The outputs differ beyond the tolerance.")
         raise typer.Exit(exit_codes.DIFFERENT)
+    if not_compared:
+        output.note(f"Not compared: {', '.join(not_compared)}.")
+        raise typer.Exit(exit_codes.NOT_COMPARED)
 
 
-def matched(first: Model, second: Model) -> dict[str, tuple[FrozenGraph, FrozenGraph]]:
-    """Returns the graphs of two models that stand for each other, by signature of the first.
+def matched(first: Model, second: Model) -> tuple[dict[str, tuple[Runs, Runs]], dict[str, str]]:
+    """Returns what of two models stands for each other, by signature of the first, and why others do not.
 
     Raises:
-        ModelPathError: A signature has no counterpart.
+        ModelPathError: No signature has a counterpart.
     """
-    if len(first.graphs) == len(second.graphs) == 1:
-        [(key, graph)], [other] = first.graphs.items(), second.graphs.values()
-        return {key: (graph, other)}
-    for key in first.graphs:
-        if key not in second.graphs:
-            known = ", ".join(repr(name) for name in second.graphs if name) or "none"
-            raise ModelPathError(
-                f"{second.path} has no signature {key!r} beside that of {first.path}."
-                f"{did_you_mean(key, second.graphs)} It has: {known}. Choose with --signature what both have."
-            )
-    return {key: (graph, second.graphs[key]) for key, graph in first.graphs.items()}
+    ours, theirs = first.callables, second.callables
+    if len(ours) == len(theirs) == 1:
+        [(key, graph)], [other] = ours.items(), theirs.values()
+        return {key: (graph, other)}, {}
+    known = ", ".join(repr(name) for name in theirs if name) or "none"
+    lacking = {
+        key: f"{second.path} has no signature {key!r} beside that of {first.path}.{did_you_mean(key, theirs)} It has: "
+        f"{known}."
+        for key in ours
+        if key not in theirs
+    }
+    if len(lacking) == len(ours):
+        raise ModelPathError(f"{next(iter(lacking.values()))} Choose with --signature what both have.")
+    return {key: (graph, theirs[key]) for key, graph in ours.items() if key in theirs}, lacking
+
+
+def _compared(
+    graph: Runs, other: Runs, feeds: Sequence[Feed], rtol: float, atol: float, mask: str | None
+) -> Comparison | str:
+    """Returns what was found, or why one of the two does not run on the feeds."""
+    from tensorflow.errors import OpError
+
+    from tf_opt.comparison import compare as compare_graphs
+    from tf_opt.run_errors import brief_message
+
+    try:
+        return compare_graphs(graph, other, feeds, rtol, atol, mask=mask, show=False)
+    except OpError as error:
+        return f"it fails on these feeds: {brief_message(error)}."

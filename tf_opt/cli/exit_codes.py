@@ -11,6 +11,9 @@ USAGE = 2
 DIFFERENT = 3
 """`compare` found outputs beyond the tolerance."""
 
+NOT_COMPARED = 4
+"""`compare` found no difference, but could not compare every signature of the first model."""
+
 INTERRUPTED = 130
 """Ctrl-C, which is what a shell reports of a process that SIGINT ended."""
 
@@ -19,6 +22,6 @@ SIGNALLED = 128
 
 HELP = (
     "Exit codes: 0 done; 1 an error, whose message is on stderr (for doctor: nothing can be optimized here); "
-    "2 the command line is wrong; 3 compare found outputs beyond the tolerance; 130 interrupted, 143 and "
-    "129 ended by SIGTERM and SIGHUP."
+    "2 the command line is wrong; 3 compare found outputs beyond the tolerance; 4 compare found none, but could not "
+    "compare every signature; 130 interrupted, 143 and 129 ended by SIGTERM and SIGHUP."
 )

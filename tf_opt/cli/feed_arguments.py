@@ -38,7 +38,8 @@ class FeedArguments:
         Path | None,
         typer.Option(
             metavar="FILE.jsonl",
-            help='A text a line: a JSON string, or an object with "text". Needs --tokenizer.',
+            help='A text a line: a JSON string, or an object with "text". Inputs of strings take it as it is, others '
+            "need --tokenizer.",
             rich_help_panel=_PANEL,
         ),
     ] = None
@@ -95,11 +96,6 @@ class FeedArguments:
             raise typer.BadParameter(
                 "feeds come from one place: arrays, texts, or shapes to make random ones for; leave the others out.",
                 param_hint=" and ".join(named),
-            )
-        if self.texts and self.tokenizer is None:
-            raise typer.BadParameter(
-                "needs --tokenizer: a folder with a tokenizer of Hugging Face, often that of the model.",
-                param_hint="--texts",
             )
         texts_only = {
             "--tokenizer": self.tokenizer,
@@ -163,10 +159,11 @@ class FeedSource:
 
         for path in self.arguments.feeds or ():
             read_arrays(path)
+        if self.arguments.texts:
+            read_texts(self.arguments.texts)
         if self.arguments.texts and self.arguments.tokenizer:
             from tf_opt.cli.hugging_face import check_tokenizer_folder
 
-            read_texts(self.arguments.texts)
             check_tokenizer_folder(self.arguments.tokenizer)
 
     def feeds(self, frozen: FrozenGraph) -> list[Feed]:
@@ -186,18 +183,18 @@ class FeedSource:
             for feed in random_feeds(frozen, shapes, count=count, seed=seed + number)
         ]
 
-    def feeds_by_signature(self, graphs: Mapping[str, FrozenGraph], *, partly: bool = False) -> dict[str, list[Feed]]:
-        """Returns the feeds of several graphs; of the shapes for random ones, each takes those of its own inputs.
+    def random_by_signature(
+        self, graphs: Mapping[str, FrozenGraph], left_out: dict[str, str] | None = None
+    ) -> dict[str, list[Feed]]:
+        """Returns random feeds of several graphs; of the shapes, each takes those of its own inputs.
 
         Args:
             graphs: The graphs by signature; the key is empty where the model has one way to be called.
-            partly: Whether graphs are left out for which none can be made up, as they need more shapes.
+            left_out: Takes the reasons why no feed can be made up for a graph; None makes these errors.
 
         Raises:
             InvalidFeedError: As at `feeds`, with the signature it is about; or no graph has an input of that name.
         """
-        if not self.is_random:
-            return self.read_by_signature({key: frozen.inputs for key, frozen in graphs.items()})
         from tf_opt.frozen_graph import find_tensor
 
         inputs = [info for frozen in graphs.values() for info in frozen.inputs]
@@ -209,9 +206,10 @@ class FeedSource:
             with _naming_signature(key, "--shape gives shapes of inputs, --signature leaves signatures out."):
                 try:
                     found[key] = replace(self, shapes=own).feeds(frozen)
-                except UnfeedableInputError:
-                    if not partly:
+                except UnfeedableInputError as error:
+                    if left_out is None:
                         raise
+                    left_out[key] = str(error)
         return found
 
     def read_by_signature(self, inputs: Mapping[str, Sequence[TensorInfo]]) -> dict[str, list[Feed]]:
@@ -226,7 +224,7 @@ class FeedSource:
         """Returns the feeds that files hold, checked against the inputs; raises as `feeds`."""
         from tf_opt.feeds import check_feeds
 
-        if self.arguments.texts and self.arguments.tokenizer:
+        if self.arguments.texts:
             from tf_opt.cli.text_feeds import text_feeds
 
             return text_feeds(

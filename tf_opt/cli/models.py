@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tf_opt.cli.model_arguments import ModelArguments
@@ -13,13 +13,13 @@ from tf_opt.errors import (
     FreezeError,
     GraphNotFrozenError,
     InvalidGraphError,
-    InvalidSavedModelError,
     LookupTableError,
     TfOptError,
     UnknownOpError,
     UnknownSignatureError,
 )
 from tf_opt.frozen_graph import FrozenGraph
+from tf_opt.signature_function import SignatureFunction, signature_function
 
 DEFAULT_SIGNATURE = "serving_default"
 
@@ -32,16 +32,25 @@ class Model:
         path: Where it lies.
         kind: What it is.
         graphs: Its graphs by signature; the key is empty where the model has one way to be called.
+        functions: Signatures that cannot be frozen, as they are, where these were asked for.
         notes: What a user should know of it.
     """
 
     path: Path
     kind: ModelKind
     graphs: dict[str, FrozenGraph]
+    functions: Mapping[str, SignatureFunction] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
+    @property
+    def callables(self) -> dict[str, FrozenGraph | SignatureFunction]:
+        """All that can be run, by signature."""
+        return {**self.graphs, **self.functions}
 
-def read_model(path: Path, kind: ModelKind, arguments: ModelArguments, output: Output) -> Model:
+
+def read_model(
+    path: Path, kind: ModelKind, arguments: ModelArguments, output: Output, *, as_it_is: bool = False
+) -> Model:
     """Reads and freezes a model.
 
     Args:
@@ -49,6 +58,7 @@ def read_model(path: Path, kind: ModelKind, arguments: ModelArguments, output: O
         kind: What `prepare` said of it.
         arguments: Which part of it is meant.
         output: Where progress and notes go.
+        as_it_is: Whether signatures that cannot be frozen, such as those with lookup tables, are returned as functions.
 
     Raises:
         InvalidSavedModelError, UnknownSignatureError: The SavedModel is damaged, or has no such signature.
@@ -57,8 +67,7 @@ def read_model(path: Path, kind: ModelKind, arguments: ModelArguments, output: O
     """
     with output.doing(f"reading {path}"):
         if kind is ModelKind.SAVED_MODEL:
-            graphs, notes = _signatures(path, arguments)
-            model = Model(path=path, kind=kind, graphs=graphs, notes=notes)
+            model = _signatures(path, arguments, as_it_is=as_it_is)
         elif kind is ModelKind.GRAPH:
             from tf_opt.freeze.models import load_graph_def
 
@@ -93,26 +102,33 @@ def one_graph(model: Model, purpose: str, output: Output) -> FrozenGraph:
     return model.graphs[DEFAULT_SIGNATURE]
 
 
-def _signatures(path: Path, arguments: ModelArguments) -> tuple[dict[str, FrozenGraph], tuple[str, ...]]:
+def _signatures(path: Path, arguments: ModelArguments, *, as_it_is: bool) -> Model:
     """Returns the graphs by signature, and why others have none; one that the user names must have one."""
     from tf_opt.cli.saved_model_files import choose_signatures, read_signatures
-    from tf_opt.freeze.models import freeze_saved_model
+    from tf_opt.freeze.models import freeze_concrete_function
+    from tf_opt.saved_model.source import check_signature, load_saved_model
 
-    known = read_signatures(path, arguments.tag)
+    chosen = choose_signatures(read_signatures(path, arguments.tag), arguments.signature, path)
+    loaded = load_saved_model(path, arguments.tag)  # Once: its weights may be gigabytes.
     graphs: dict[str, FrozenGraph] = {}
+    functions: dict[str, SignatureFunction] = {}
     failures: dict[str, TfOptError] = {}
-    for key in choose_signatures(known, arguments.signature, path):
+    for key in chosen:
+        check_signature(loaded, key)
+        signature = loaded.signatures[key]
         try:
-            graphs[key] = freeze_saved_model(path, key, tags=arguments.tag)
-        except InvalidSavedModelError:
-            raise
+            graphs[key] = freeze_concrete_function(signature)
         except (FreezeError, GraphNotFrozenError, InvalidGraphError, UnknownOpError) as error:
-            if arguments.signature:
+            if as_it_is:
+                functions[key] = signature_function(signature, loaded)
+            elif arguments.signature:
                 raise
-            failures[key] = error
-    if not graphs:
+            else:
+                failures[key] = error
+    if not graphs and not functions:
         raise next(iter(failures.values()))
-    return graphs, tuple(f"the signature {key!r} is left out: {error}" for key, error in failures.items())
+    notes = tuple(f"the signature {key!r} is left out: {error}" for key, error in failures.items())
+    return Model(path=path, kind=ModelKind.SAVED_MODEL, graphs=graphs, functions=functions, notes=notes)
 
 
 def _frozen_object(path: Path, kind: ModelKind) -> tuple[FrozenGraph, tuple[str, ...]]:

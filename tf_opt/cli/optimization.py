@@ -17,6 +17,7 @@ from tf_opt.cli.saved_model_files import choose_signatures, read_signatures
 from tf_opt.engine_selection import select_engines
 from tf_opt.errors import UnsupportedPrecisionError
 from tf_opt.feeds import Feed
+from tf_opt.frozen_graph import FrozenGraph
 from tf_opt.optimizer import Tf2TrtOpt
 from tf_opt.optimizer_inputs import resolve_precision
 from tf_opt.options import Options
@@ -65,13 +66,9 @@ class Optimization:
         known = read_signatures(self.source, self.model.tag)
         chosen = choose_signatures(known, self.model.signature, self.source)
         inputs = {key: signature.inputs for key, signature in chosen.items()}
-        feeds: Mapping[str, Sequence[Feed]] | None = None
-        told: set[str] = set()
+        feeds: Mapping[str, Sequence[Feed]] | MadeUpFeeds | None = None
         if self.feeds.is_random and self.feeds.is_asked_for:
-            graphs = read_model(self.source, self.kind, self.model, output).graphs
-            told = chosen.keys() - graphs.keys()
-            made = self.feeds.feeds_by_signature(graphs, partly=not self.model.signature)
-            feeds = made if self.model.signature else MadeUpFeeds(made)
+            feeds = MadeUpFeeds(make=self._random_feeds)
         elif not self.feeds.is_random:
             feeds = self.feeds.read_by_signature(inputs)
         calibration = None if self.calibration is None else self.calibration.read_by_signature(inputs)
@@ -90,9 +87,13 @@ class Optimization:
             **keywords,
         )
         for name, reason in report.unconverted.items():
-            if name in chosen and name not in report.signatures and name not in told:
+            if name in chosen and name not in report.signatures:
                 output.note(f"Note: the signature {name!r} stays as it was: {reason}")
         return report
+
+    def _random_feeds(self, graphs: Mapping[str, FrozenGraph]) -> Mapping[str, Sequence[Feed]]:
+        """Returns feeds of the shapes that the user asked for; one that is named has to have some."""
+        return self.feeds.random_by_signature(graphs, None if self.model.signature else {})
 
     def _graph(self, output: Output) -> OptimizationReport:
         frozen = one_graph(

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tf_opt.cli.feed_files import read_texts
 from tf_opt.cli.hugging_face import load_tokenizer
 from tf_opt.errors import InvalidFeedError, InvalidOptionError, did_you_mean
@@ -18,18 +20,18 @@ _INTEGERS = ("int32", "int64")
 
 def text_feeds(
     path: Path,
-    tokenizer_folder: Path,
+    tokenizer_folder: Path | None,
     inputs: Sequence[TensorInfo],
     *,
     names: Mapping[str, str],
     batch_size: int,
     maximum_length: int | None,
 ) -> list[Feed]:
-    """Returns batches of the texts in a file, tokenized.
+    """Returns batches of the texts in a file: as they are for inputs of strings, tokenized for others.
 
     Args:
         path: A .jsonl file.
-        tokenizer_folder: A folder with a tokenizer of Hugging Face.
+        tokenizer_folder: A folder with a tokenizer of Hugging Face; None where all inputs are strings.
         inputs: The inputs of the model.
         names: From what the tokenizer gives to the input that takes it, where the two are called otherwise.
         batch_size: Most rows of a batch.
@@ -39,9 +41,20 @@ def text_feeds(
         FeedFileError, TokenizerError: A file cannot be read.
         InvalidOptionError: The maximum length is above what the tokenizer's model takes, or `names` has one that is not
             there.
-        InvalidFeedError: The model has an input that the tokenizer gives nothing for.
+        InvalidFeedError: The model has an input that the tokenizer gives nothing for, or there is no tokenizer for it;
+            or one of strings is neither a list nor a column of them.
     """
     texts = read_texts(path)
+    strings = [info for info in inputs if info.dtype == "string"]
+    tokenized = [info for info in inputs if info.dtype != "string"]
+    if not tokenized:
+        return [_strings(texts[start : start + batch_size], strings) for start in range(0, len(texts), batch_size)]
+    if tokenizer_folder is None:
+        listed = ", ".join(f"{info.key!r}, which is {info.dtype}" for info in tokenized)
+        raise InvalidFeedError(
+            f"--texts needs --tokenizer for {listed}: a folder with a tokenizer of Hugging Face, often that of the "
+            "model. Only inputs of strings take texts as they are."
+        )
     tokenizer = load_tokenizer(tokenizer_folder)
     if maximum_length is not None and maximum_length > tokenizer.model_max_length:
         raise InvalidOptionError(
@@ -53,13 +66,30 @@ def text_feeds(
     def tokenize(given: list[str]) -> Any:
         return tokenizer(given, truncation=True, max_length=limit, verbose=False)
 
-    taken = _taken_inputs(tokenizer, inputs, names)
-    dtypes = {info.key: info.dtype for info in inputs}
+    taken = _taken_inputs(tokenizer, tokenized, names)
+    dtypes = {info.key: info.dtype for info in tokenized}
     buckets = [length for length in DEFAULT_BUCKETS if length < limit] + [limit]
     batches = text_batches(
         texts, tokenize, batch_size=batch_size, buckets=buckets, inputs=taken, padding_id=tokenizer.pad_token_id
     )
-    return [{key: array.astype(dtypes[key]) for key, array in batch.feed.items()} for batch in batches]
+    return [
+        {key: array.astype(dtypes[key]) for key, array in batch.feed.items()}
+        | _strings([texts[index] for index in batch.indices], strings)
+        for batch in batches
+    ]
+
+
+def _strings(texts: Sequence[str], inputs: Sequence[TensorInfo]) -> dict[str, Any]:
+    """Returns the texts as a list or, where an input is of rank 2, as a column."""
+    feed = {}
+    for info in inputs:
+        rank = 1 if info.shape is None else len(info.shape)
+        if rank not in (1, 2) or (info.shape is not None and rank == 2 and info.shape[1] not in (None, 1)):
+            raise InvalidFeedError(
+                f"The input {info} takes strings in another form than one a row. Give arrays with --feeds."
+            )
+        feed[info.key] = np.array([text.encode() for text in texts], dtype=object).reshape([-1] + [1] * (rank - 1))
+    return feed
 
 
 def _taken_inputs(tokenizer: Any, inputs: Sequence[TensorInfo], names: Mapping[str, str]) -> dict[str, str]:

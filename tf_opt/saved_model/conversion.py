@@ -146,6 +146,7 @@ class Conversion:
         work: list[tuple[SharedGraph, ChosenFeeds]] = []  # All are checked before the first is optimized.
         failures: list[TfOptError] = []
         finished = 0
+        feeds.make_up(self.groups)
         for group in self.groups:
             try:
                 work.append((group, feeds.of(group)))

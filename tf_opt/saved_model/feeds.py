@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,15 @@ from tf_opt.random_feeds import random_feeds
 from tf_opt.saved_model.parts import SharedGraph
 
 
-class MadeUpFeeds(dict[str, Sequence[Feed]]):
-    """Feeds by signature that were made up for the user: a signature that fails on them stays as it was."""
+@dataclass(frozen=True, kw_only=True)
+class MadeUpFeeds:
+    """Feeds that are made up for the user: a signature that fails on them stays as it was.
+
+    Attributes:
+        make: Returns them by signature, for all graphs that are optimized together; it may leave some out.
+    """
+
+    make: Callable[[Mapping[str, FrozenGraph]], Mapping[str, Sequence[Feed]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +50,7 @@ class GivenFeeds:
         """Checks for whom feeds are given, not yet what they are.
 
         Args:
-            feeds: A list of feeds, a mapping from names to such lists, or None.
+            feeds: A list of feeds, a mapping from names to such lists, what makes them up, or None.
             calibration: The same for calibration.
             signatures: Names of the model's signatures.
             endpoints: Names of its other callables, for which feeds may be given too.
@@ -54,15 +61,28 @@ class GivenFeeds:
         signatures, endpoints = list(signatures), list(endpoints)
         if isinstance(feeds, Iterator):
             feeds = list(feeds)  # They are looked at more than once.
-        self._feeds = _named("feeds", feeds, signatures, endpoints)
+        self._maker = feeds if isinstance(feeds, MadeUpFeeds) else None
+        self._feeds = _named("feeds", None if self._maker else feeds, signatures, endpoints)
         self._calibration = _named("calibration_data", calibration, signatures, endpoints)
         if self._calibration is not None and not isinstance(self._calibration, Mapping):
             # One that can be run through once has to serve several signatures.
             self._calibration = list(itertools.islice(self._calibration, MAXIMUM_CALIBRATION_FEEDS))
 
+    def make_up(self, groups: Iterable[SharedGraph]) -> None:
+        """Makes the feeds that are not given but made up, now that the graphs are known.
+
+        Raises:
+            InvalidFeedError: What the user said of them fits no graph.
+        """
+        if self._maker is not None:
+            graphs = {
+                part.name: _as_frozen(part.model) for group in groups for part in group.parts if part.is_signature
+            }
+            self._feeds = self._maker.make(graphs)
+
     def are_meant_for(self, group: SharedGraph) -> bool:
         """Tells whether the user wants a graph to run on these: they have its name, or are for all signatures."""
-        if self._feeds is None or isinstance(self._feeds, MadeUpFeeds):
+        if self._feeds is None or self._maker is not None:
             return False
         return any(part.name in self._feeds for part in group.parts) if self._by_name else bool(group.signatures)
 
@@ -86,7 +106,7 @@ class GivenFeeds:
                     ) from error
             else:
                 return ChosenFeeds(measured=feeds, calibration=calibration, made_up=False)
-        elif self._feeds is not None and group.signatures and not isinstance(self._feeds, MadeUpFeeds):
+        elif self._feeds is not None and group.signatures and self._maker is None:
             raise InvalidFeedError(
                 f"{group.title} has no feeds, while others have. Give feeds for it under its name, or say with "
                 "`signatures` which ones to optimize."
@@ -99,10 +119,8 @@ class GivenFeeds:
 
 
 def _made_up(group: SharedGraph) -> Sequence[Feed]:
-    model: LightGraph = group.model
-    frozen = FrozenGraph(graph_def=model.graph_def, inputs=model.inputs, outputs=model.outputs)
     try:
-        return random_feeds(frozen)
+        return random_feeds(_as_frozen(group.model))
     except UnfeedableInputError as error:
         name = group.parts[0].name
         ways = f"In Python that is feeds={{{name!r}: [feed, ...]}}"
@@ -110,6 +128,11 @@ def _made_up(group: SharedGraph) -> Sequence[Feed]:
         raise UnfeedableInputError(f"{group.title}: {error} {ways}") from error
     except InvalidFeedError as error:
         raise InvalidFeedError(f"{group.title}: {error}") from error
+
+
+def _as_frozen(model: LightGraph) -> FrozenGraph:
+    """Returns a graph without its weights as what tells of its inputs."""
+    return FrozenGraph(graph_def=model.graph_def, inputs=model.inputs, outputs=model.outputs)
 
 
 def _chosen(given: Any, group: SharedGraph) -> Any:

@@ -25,15 +25,15 @@ from tf_opt.report.optimization import OptimizationReport
 from tf_opt.report.saved_model import SavedModelReport
 from tf_opt.saved_model.conversion import Conversion
 from tf_opt.saved_model.engine_files import engine_files
-from tf_opt.saved_model.feeds import GivenFeeds
+from tf_opt.saved_model.feeds import GivenFeeds, MadeUpFeeds
 from tf_opt.saved_model.functions import GraphFunction, signature_function
 from tf_opt.saved_model.source import chosen_signatures, load_saved_model
 from tf_opt.saved_model.weights import WeightVariables
 from tf_opt.saved_model.writer import SavedModelContent, variable_bytes, write_content
 from tf_opt.sizes import stored_bytes
 
-Feeds: TypeAlias = Sequence[Feed] | Mapping[str, Sequence[Feed]]
-"""Feeds for all signatures, or a list of them for each, by its name."""
+Feeds: TypeAlias = Sequence[Feed] | Mapping[str, Sequence[Feed]] | MadeUpFeeds
+"""Feeds for all signatures, or a list of them for each, by its name, or what makes these up."""
 
 
 def optimize_saved_model(
