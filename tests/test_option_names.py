@@ -100,3 +100,11 @@ def test_names_that_a_pass_wrote_are_known(monkeypatch: pytest.MonkeyPatch) -> N
     for name in seen:
         check(light_graph(frozen), **options, quantization=QuantizationSettings(denied_nodes=[name]))
         check(light_graph(frozen), **options, denied_nodes=[name])
+
+
+def test_names_that_no_layer_has_are_unknown() -> None:
+    # Products are merged behind the quantization, so that such a name would have no effect.
+    with pytest.raises(InvalidOptionError, match="'product/merged'"):
+        check(
+            light_graph(heads()), precision="int8", quantization=QuantizationSettings(denied_nodes=["product/merged"])
+        )

@@ -70,7 +70,11 @@ class Benchmark:
     environment: dict[str, Any]
 
     def to_json(self, path: str | Path | None = None) -> str:
-        """Returns the rows and the environment as JSON, times in seconds; writes it to `path` too where given."""
+        """Returns the rows and the environment as JSON, times in seconds; writes it to `path` too where given.
+
+        Raises:
+            OutputWriteError: The file cannot be written.
+        """
         content = json.dumps({"environment": self.environment, "rows": [asdict(row) for row in self.rows]}, indent=2)
         if path is not None:
             write_text(path, content + "\n")

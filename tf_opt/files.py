@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from tf_opt.errors import DumpError
 from tf_opt.leftovers import claimed_file, remove_leftovers
+from tf_opt.write_errors import named_write_errors
 
 Bytes: TypeAlias = bytes | bytearray | memoryview
 
@@ -43,12 +44,17 @@ def write_parts(path: str | Path, parts: Iterable[Bytes], *, sync: bool = True) 
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
-    """Writes a whole file; see `write_parts`."""
-    write_parts(path, (content,))
+    """Writes a whole file that the user asked for; see `write_parts`.
+
+    Raises:
+        OutputWriteError: The disk is full, or something else keeps it from being written.
+    """
+    with named_write_errors(Path(path), len(content)):
+        write_parts(path, (content,))
 
 
 def write_text(path: str | Path, content: str) -> None:
-    """Writes `content` as UTF-8; see `write_parts`."""
+    """Writes `content` as UTF-8; see `write_bytes`."""
     write_bytes(path, content.encode())
 
 

@@ -91,6 +91,7 @@ class FrozenGraph(GraphBorder):
 
         Raises:
             FreezeError: The graph is above protobuf's limit of 2 GB.
+            OutputWriteError: The disk is full, or something else keeps it from being written.
         """
         target = Path(path)
         try:

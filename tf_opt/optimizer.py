@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from tensorflow.core.framework import graph_pb2
@@ -22,6 +23,7 @@ from tf_opt.optimization_run import OptimizationRun, peak_memory_bytes
 from tf_opt.optimizer_inputs import check_graph_def, needed_feeds, resolve_mask, resolve_precision
 from tf_opt.option_names import check_option_names
 from tf_opt.options import Options
+from tf_opt.output_paths import check_folder_place
 from tf_opt.report.optimization import EngineAttempt, OptimizationReport
 
 MAXIMUM_CALIBRATION_FEEDS = 512
@@ -46,8 +48,11 @@ class Tf2TrtOpt:
         Raises:
             InvalidOptionError: A keyword is no option, or its value is not allowed.
             UnknownEngineError: There is no engine of that name.
+            OutputPathError: `dump_dir` cannot be written to.
         """
         self.options = Options.from_keywords(options)
+        if self.options.dump_dir is not None:
+            check_folder_place(Path(self.options.dump_dir))
         self._report: OptimizationReport | None = None
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from tf_opt.feeds import Feed, NormalizedFeed
 from tf_opt.frozen_graph import FrozenGraph, find_tensor
 from tf_opt.light_graph import LightGraph
 from tf_opt.options import Options
+from tf_opt.output_paths import check_folder_place
 from tf_opt.precision import require_16_bit, require_precision
 from tf_opt.tensor_info import TensorInfo, node_name
 
@@ -75,14 +75,14 @@ def check_graph_def(graph_def: graph_pb2.GraphDef) -> graph_pb2.GraphDef:
 
 
 def writable_folder(path: str | Path) -> Path:
-    """Returns the folder for dumps, made if need be, before any time is spent."""
+    """Returns the folder for dumps, made if need be.
+
+    Raises:
+        OutputPathError: It cannot be made or written to.
+    """
     folder = Path(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InvalidOptionError(f"dump_dir is {str(path)!r}, which is no folder to write to: {error}") from error
+    check_folder_place(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 

@@ -16,10 +16,8 @@ from tf_opt.options import Options
 from tf_opt.passes.tf.pass_base import Border, PassPipeline
 from tf_opt.passes.tf.pipeline import EXPORT_PASSES, GRAPH_PASSES
 from tf_opt.passes.tf.tensor_types import op_definition
+from tf_opt.quantization.layers import possible_layer_names
 from tf_opt.tensor_info import node_name
-
-_ONNX_SUFFIXES = ("", "/merged", "/unflattened", "/unflattened/merged", ":0")
-"""What ONNX passes append to the name of a matrix product that they write anew."""
 
 
 def check_option_names(options: Options, models: Sequence[LightGraph]) -> None:
@@ -68,7 +66,7 @@ def _check_nodes(options: Options, models: Sequence[LightGraph]) -> None:
         return
 
     def names_in_onnx() -> set[str]:
-        return {f"{name}{suffix}" for name in names | _names_after_passes(models) for suffix in _ONNX_SUFFIXES}
+        return {layer for name in names | _names_after_passes(models) for layer in possible_layer_names(name)}
 
     _check_patterns([("quantization.denied_nodes", options.quantization.denied_nodes)], names, names_in_onnx)
 

@@ -118,6 +118,13 @@ def check_place(path: Path) -> None:
         os.unlink(probe)
 
 
+def check_folder_place(path: Path) -> None:
+    """Refuses a folder that files cannot be written into, be it there already or to be made; see `check_place`."""
+    check_place(path / "content" if path.is_dir() else path)
+    if path.exists() and not path.is_dir():
+        raise OutputPathError(f"{path} is no folder but a file. Name another path.")
+
+
 def _check_link(path: Path) -> None:
     if path.is_symlink():
         raise OutputPathError(

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import tensorflow as tf
-
 from tf_opt.errors import OutputWriteError, TfOptError
-from tf_opt.run_errors import brief_message
 from tf_opt.sizes import size_text
 
 
@@ -27,7 +25,9 @@ def named_write_errors(target: Path, needed_bytes: int) -> Iterator[None]:
         yield
     except TfOptError:  # Some are an OSError too, and say enough.
         raise
-    except (OSError, tf.errors.OpError) as error:
+    except Exception as error:
+        if not isinstance(error, OSError) and not _is_of_tensorflow(error):
+            raise
         raise OutputWriteError(
             f"{target} cannot be written: {_reason(error)}. It needs about {size_text(needed_bytes)}, and "
             f"{_free(target)}. Make room, raise the limit on the size of files where there is one (ulimit -f), or name "
@@ -43,11 +43,19 @@ def _free(target: Path) -> str:
     return f"{size_text(shutil.disk_usage(folder).free)} are free on the disk of {folder}"
 
 
-def _reason(error: OSError | tf.errors.OpError) -> str:
+def _is_of_tensorflow(error: Exception) -> bool:
+    """Tells whether TensorFlow raised an error; where it was never imported, it did not, and reports need it not."""
+    tensorflow = sys.modules.get("tensorflow")
+    return tensorflow is not None and isinstance(error, tensorflow.errors.OpError)
+
+
+def _reason(error: Exception) -> str:
     if isinstance(error, shutil.Error):  # Of each file: its path, where it was to go, and why it did not.
         return str(error.args[0][0][2])
     if isinstance(error, OSError):
         return error.strerror or str(error)
+    from tf_opt.run_errors import brief_message  # It imports TensorFlow.
+
     # TensorFlow names the temporary file and, after a semicolon, what the system said.
     text = re.sub(r"\s*\[Op:\w+\].*", "", brief_message(error))
     return text.rpartition("; ")[2]

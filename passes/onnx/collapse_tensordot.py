@@ -10,6 +10,9 @@ from tf_opt.passes.onnx.nodes import argument, insert, is_inner, producer, rewri
 from tf_opt.passes.onnx.pass_base import OnnxPass
 from tf_opt.passes.onnx.symbolic_shapes import SymbolicShapes
 
+PRODUCT_SUFFIX = "/unflattened"
+"""What the name of a product gets that is written anew in front of its bias."""
+
 
 class CollapseTensordot(OnnxPass):
     """Drops the Reshapes around a product with a matrix, where the second one undoes the first.
@@ -58,7 +61,7 @@ def _collapse(last: ir.Node, shapes: SymbolicShapes) -> bool:
     bias = argument(add, 1)
     if shapes.rank(bias) != 1:
         return False
-    product = insert(last, "MatMul", [source, weight], name=f"{matmul.name}/unflattened")
+    product = insert(last, "MatMul", [source, weight], name=f"{matmul.name}{PRODUCT_SUFFIX}")
     shapes.set_shape(product, after)
     rewrite(last, "Add", [product, bias])
     return True

@@ -347,8 +347,14 @@ def test_shapes_of_a_profile_come_along(tmp_path, monkeypatch):
 def test_folder_that_cannot_be_written_is_refused_before_any_work(tmp_path):
     file = tmp_path / "file"
     file.write_text("in the way")
-    with pytest.raises(errors.InvalidOptionError, match=r"dump_dir is .* no folder to write to"):
+    with pytest.raises(errors.OutputPathError, match=r"dump cannot be written: .*file is no folder"):
         dump(file / "dump")
+    for place in (file, file / "dump", Path("/proc/dump")):
+        with pytest.raises(errors.OutputPathError, match=r"is no folder|cannot be written"):
+            tf_opt.Tf2TrtOpt(dump_dir=place)  # No model is needed for that.
+    # Nothing is made before there is something to write.
+    tf_opt.Tf2TrtOpt(dump_dir=tmp_path / "new" / "dump")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_disk_without_room_is_refused_before_any_work(tmp_path, monkeypatch):

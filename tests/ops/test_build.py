@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -193,3 +194,57 @@ def test_damaged_library_in_the_cache_is_compiled_anew(tmp_path: Path) -> None:
     damaged.write_bytes(b"no library")
     subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=300)
     assert damaged.stat().st_size == whole.stat().st_size
+
+
+@pytest.fixture
+def no_home(sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user whose home cannot be written; returns where temporary files go."""
+    monkeypatch.delenv("TF_OPT_CACHE_DIR")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    (tmp_path / "home").write_text("no folder")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    return tmp_path / "temporary"
+
+
+def test_without_a_home_that_can_be_written_the_op_goes_to_a_private_folder(
+    no_home: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = build.build(LIBRARY)
+    folder = no_home / f"tf_opt-{os.getuid()}"
+    assert found.parent == folder
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert f"It goes to {folder}; name another folder in TF_OPT_CACHE_DIR" in caplog.text
+    caplog.clear()
+    monkeypatch.setattr(build, "_compile", None)  # Calling it would fail.
+    assert build.build(LIBRARY) == found
+    assert caplog.text == ""
+
+
+def test_a_folder_that_others_can_write_is_not_used(no_home: Path) -> None:
+    folder = no_home / f"tf_opt-{os.getuid()}"
+    folder.mkdir()
+    folder.chmod(0o777)
+    with pytest.raises(OpBuildError, match=r"cannot be written to .*others may write there. Set TF_OPT_CACHE_DIR"):
+        build.build(LIBRARY)
+    folder.rmdir()
+    (no_home / "elsewhere").mkdir(mode=0o700)
+    folder.symlink_to(no_home / "elsewhere")
+    with pytest.raises(OpBuildError, match="cannot be written"):
+        build.build(LIBRARY)
+
+
+def test_a_folder_that_was_named_is_the_only_one(no_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TF_OPT_CACHE_DIR", str(no_home.parent / "home" / "cache"))
+    with pytest.raises(OpBuildError, match="Set TF_OPT_CACHE_DIR to a folder that can"):
+        build.build(LIBRARY)
+    assert list(no_home.iterdir()) == []
+
+
+def test_without_any_home_the_cache_is_a_temporary_folder(no_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", fail)
+    assert build.cache_directory() == no_home / f"tf_opt-{os.getuid()}"

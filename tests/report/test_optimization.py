@@ -20,6 +20,29 @@ def test_counts():
     assert OptimizationReport(engine="openvino", compute_nodes=0, original_nodes=0).coverage == 0.0
 
 
+def test_engines_of_several_kinds_are_counted_apart():
+    first, second = report().segments
+    several = replace(
+        report(),
+        engine="tensorrt",
+        segments=(
+            first,
+            replace(first, name="a", library="tensorrt 10.0.1"),
+            replace(first, name="b", library="openvino 1.2"),
+            second,
+        ),
+    )
+    assert several.engine_counts == {"openvino": 2, "tensorrt": 1}
+    assert several.to_dict()["engine_counts"] == {"openvino": 2, "tensorrt": 1}
+    assert "in 4 segments, 2 run by openvino, 1 run by tensorrt" in " ".join(several.text().split())
+    assert "<dt>Engine</dt><dd>2 openvino, 1 tensorrt</dd>" in several.to_html()
+    assert "1 run by openvino" in report().text()
+    assert "<dt>Engine</dt><dd>openvino</dd>" in report().to_html()
+    nothing = replace(report(), segments=(second,))
+    assert nothing.engine_counts == {}
+    assert "none run by an engine" in nothing.text()
+
+
 def test_text_has_what_a_reader_asks_for():
     text = report().text()
     for expected in ("9 of 12 compute nodes (75.0%)", "slower than TensorFlow", "Betainc", "no conversion", "2.000"):

@@ -12,7 +12,7 @@ import tensorflow as tf
 from typer.testing import CliRunner
 
 import tf_opt
-from tests.saved_model.saved_models import QUICK, rows
+from tests.saved_model.saved_models import QUICK, rows, several
 from tf_opt import errors
 from tf_opt.cli.program import app
 
@@ -125,3 +125,18 @@ def test_the_command_line_says_what_stays_as_it_was(original: Path, tmp_path: Pa
     assert set(json.loads(result.stdout)["report"]["unconverted"]) == {"sevens"}
     assert "Note: the signature 'sevens' stays as it was: The original graph fails on feed 0" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_copy_says_why_nothing_was_optimized(tmp_path: Path) -> None:
+    original = several(tmp_path / "original")
+    report = tf_opt.optimize_saved_model(
+        original, tmp_path / "out", "look_up", **{**QUICK, "minimum_segment_size": 1000}
+    )
+    assert report.notes[0] == "Nothing was optimized: the SavedModel is a copy."
+    notes = {note.split("'")[1]: note for note in report.notes[1:]}
+    assert notes["two_forms"] == (
+        "The endpoint 'two_forms' stays as it was: It has 2 functions; only those with one are optimized."
+    )
+    assert "something else than the signatures that were asked for" in notes["nested"]
+    assert not any("eft out" in note for note in report.notes)  # A copy has all that the original had.
+    assert tf_opt.load_report(tmp_path / "out" / "assets.extra" / "tf_opt_report.json") == report

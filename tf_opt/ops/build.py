@@ -29,6 +29,7 @@ from types import ModuleType
 
 from tf_opt.errors import OpBuildError
 from tf_opt.ops.import_hook import register_when_tensorflow_is_imported as register_when_tensorflow_is_imported
+from tf_opt.ops.temporary_folder import is_private, private_folder, temporary_folder
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +104,10 @@ def cache_directory() -> Path:
     if own := os.environ.get("TF_OPT_CACHE_DIR"):
         return Path(own).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "tf_opt"
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "tf_opt"
+    except RuntimeError:  # The user has no home.
+        return temporary_folder()
 
 
 def compiler_command() -> list[str]:
@@ -196,17 +200,21 @@ def build(library: Library, directory: Path | None = None) -> Path:
     Args:
         library: What to compile.
         directory: Folder to compile into; None for `cache_directory()`, after a look into the package's `_prebuilt`.
+            Where that cannot be written and nobody named it, for a temporary folder.
 
     Raises:
         OpBuildError: There is no compiler, the compilation failed, or the folder cannot be written.
     """
     compiler = compiler_command()
     version = compiler_version(compiler)
-    for folder in (PREBUILT_DIRECTORY, cache_directory()) if directory is None else (directory,):
+    folders = [PREBUILT_DIRECTORY, cache_directory()] if directory is None else [directory]
+    may_be_elsewhere = directory is None and not os.environ.get("TF_OPT_CACHE_DIR")
+    if may_be_elsewhere and is_private(temporary_folder()):
+        folders.append(temporary_folder())
+    for folder in folders:
         if found := _find(library, folder, version):
             return found
     directory = directory or cache_directory()
-    target = directory / library.file_name(version)
     if not version:
         raise OpBuildError(
             f"The op must be compiled once, and there is no C++ compiler '{shlex.join(compiler)}'. Install one "
@@ -215,26 +223,48 @@ def build(library: Library, directory: Path | None = None) -> Path:
             f"`python -m tf_opt.ops.build --output DIR` and copy DIR to {PREBUILT_DIRECTORY} here."
         )
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        # One lock a library, so that two processes do not compile the same thing at the same time.
-        with _exclusive(directory / f".{library.name}.lock"):
-            if not target.exists():
-                _note_compiler(directory, version)
-                _compile(library, compiler, target)
+        return _compile_into(directory, library, compiler, version)
     except OSError as error:
-        raise OpBuildError(
-            f"The compiled op cannot be written to {directory}: {error}. Set TF_OPT_CACHE_DIR to a folder that can."
-        ) from error
+        reason = error
+    if may_be_elsewhere:
+        elsewhere = temporary_folder()
+        logger.warning(
+            "The op cannot be kept in %s: %s. It goes to %s; name another folder in TF_OPT_CACHE_DIR.",
+            directory,
+            reason,
+            elsewhere,
+        )
+        try:
+            return _compile_into(private_folder(), library, compiler, version)
+        except OSError as error:
+            reason = error
+    raise OpBuildError(
+        f"The compiled op cannot be written to {directory}: {reason}. Set TF_OPT_CACHE_DIR to a folder that can."
+    ) from reason
+
+
+def _compile_into(directory: Path, library: Library, compiler: Sequence[str], version: str) -> Path:
+    """Compiles, unless another process has; raises OSError where the folder cannot be written."""
+    target = directory / library.file_name(version)
+    directory.mkdir(parents=True, exist_ok=True)
+    # One lock a library, so that two processes do not compile the same thing at the same time.
+    with _exclusive(directory / f".{library.name}.lock"):
+        if not target.exists():
+            _note_compiler(directory, version)
+            _compile(library, compiler, target)
     return target
 
 
 def _find(library: Library, directory: Path, version: str) -> Path | None:
     """Returns the compiled library in `directory`; where there is no compiler, that of any compiler."""
     versions = [version]
-    if not version:
-        versions += [note.read_text(encoding="utf-8").strip() for note in sorted(directory.glob("*.compiler"))]
-    candidates = [directory / library.file_name(candidate) for candidate in versions]
-    return next((candidate for candidate in candidates if candidate.exists()), None)
+    try:
+        if not version:
+            versions += [note.read_text(encoding="utf-8").strip() for note in sorted(directory.glob("*.compiler"))]
+        candidates = [directory / library.file_name(candidate) for candidate in versions]
+        return next((candidate for candidate in candidates if candidate.exists()), None)
+    except OSError:  # A home that belongs to somebody else: nothing that can be used is in it.
+        return None
 
 
 def _note_compiler(directory: Path, version: str) -> None:
@@ -315,7 +345,7 @@ def _load_op() -> tuple[Path, ModuleType]:
     try:
         return path, tf.load_op_library(str(path))
     except (tf.errors.OpError, OSError) as error:
-        if path.parent != cache_directory():
+        if path.parent == PREBUILT_DIRECTORY:
             raise OpBuildError(
                 f"TensorFlow {tf.__version__} cannot load {path}: {error}. Remove that file and try again; it is "
                 "compiled anew."
@@ -352,13 +382,8 @@ def _build_openvino() -> tuple[str, tuple[bytes, ...]]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Builds ahead of time; see `--help`."""
     parser = argparse.ArgumentParser(prog="python -m tf_opt.ops.build", description="Compile tf_opt's TensorFlow op.")
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=None,
-        metavar="DIR",
-        help=f"folder to compile into (default: {cache_directory()})",
-    )
+    where = f"folder to compile into (default: {cache_directory()})"
+    parser.add_argument("--output", type=Path, default=None, metavar="DIR", help=where)
     options = parser.parse_args(arguments)
     try:
         paths = build_all(options.output)

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnx_ir as ir
 
+from tf_opt.passes.onnx.collapse_tensordot import PRODUCT_SUFFIX
 from tf_opt.quantization.settings import QuantizationSettings
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -89,6 +90,17 @@ def find_layers(model: ir.Model, settings: QuantizationSettings) -> tuple[list[L
         else:
             skipped.append(SkippedLayer(name=name, reason=reason))
     return layers, skipped
+
+
+def possible_layer_names(node: str) -> tuple[str, ...]:
+    """Returns the names that `find_layers` may give to what a node of the TensorFlow graph computes.
+
+    Passes that run before it may write a product anew; those that merge products run behind it.
+
+    Args:
+        node: Its name in the graph that is exported.
+    """
+    return tuple(f"{name}{output}" for name in (node, f"{node}{PRODUCT_SUFFIX}") for output in ("", ":0"))
 
 
 def denial(name: str, op: str, settings: QuantizationSettings) -> str:

@@ -108,6 +108,14 @@ class _View:
         return self.covered / self.report.compute_nodes if self.report.compute_nodes else 0.0
 
     @property
+    def engine(self) -> str:
+        """What runs the engines; the one that was chosen where there are none, or only its own."""
+        counts = self.report.engine_counts
+        if set(counts) <= {self.report.engine}:
+            return self.report.engine
+        return ", ".join(f"{number} {name}" for name, number in counts.items())
+
+    @property
     def total_seconds(self) -> float:
         return sum(stage.seconds for stage in self.stages)
 

@@ -248,6 +248,12 @@ class OptimizationReport(ReportOutput):
         return sum(segment.adopted for segment in self.segments)
 
     @property
+    def engine_counts(self) -> dict[str, int]:
+        """Adopted segments by the engine that runs them, most first."""
+        names = (segment.library.partition(" ")[0] or self.engine for segment in self.segments if segment.adopted)
+        return dict(Counter(names).most_common())
+
+    @property
     def coverage(self) -> float:
         """Share of the compute nodes that are in segments, 0 to 1."""
         return self.nodes_in_segments / self.compute_nodes if self.compute_nodes else 0.0

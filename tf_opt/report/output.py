@@ -25,14 +25,22 @@ class ReportOutput:
         return report_to_dict(self)
 
     def to_json(self, path: str | Path | None = None) -> str:
-        """Returns the report as JSON, and writes it to `path` where one is given. `load_report` reads it again."""
+        """Returns the report as JSON, and writes it to `path` where one is given. `load_report` reads it again.
+
+        Raises:
+            OutputWriteError: The file cannot be written.
+        """
         text = json.dumps(self.to_dict(), indent=2, allow_nan=False)
         if path is not None:
             write_text(path, text + "\n")
         return text
 
     def to_html(self, path: str | Path | None = None) -> str:
-        """Returns the report as one HTML page that needs no network, and writes it to `path` where one is given."""
+        """Returns the report as one HTML page that needs no network, and writes it to `path` where one is given.
+
+        Raises:
+            OutputWriteError: The file cannot be written.
+        """
         from tf_opt.report.html import report_page
 
         page = report_page(self)

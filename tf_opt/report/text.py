@@ -80,9 +80,12 @@ def _saved_model(report: SavedModelReport) -> Group:
 def _optimization(report: OptimizationReport) -> Group:
     result = verdict(report)
     nodes = f"{report.nodes_in_segments} of {report.compute_nodes} compute nodes ({report.coverage:.1%})"
+    run_by = (
+        ", ".join(f"{number} run by {name}" for name, number in report.engine_counts.items()) or "none run by an engine"
+    )
     parts: list[Any] = [
         Text(result.headline, style=f"bold {_COLOURS[result.status]}"),
-        Text(f"{nodes} in {count(len(report.segments), 'segment')}, {report.engine_count} run by {report.engine}"),
+        Text(f"{nodes} in {count(len(report.segments), 'segment')}, {run_by}"),
     ]
     if report.engines_tried:
         tried = ", ".join(f"{each.engine} {each.precision} {each.speed:.2f}" for each in report.engines_tried)

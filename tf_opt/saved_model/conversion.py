@@ -77,6 +77,8 @@ class Conversion:
         self.signature_reports: dict[str, OptimizationReport] = {}
         self.endpoint_reports: dict[str, OptimizationReport] = {}
         self.notes: list[str] = []
+        self.losses: list[str] = []
+        """What a SavedModel that is written anew has no more, and a copy still has."""
 
     def freeze(self, wanted: Sequence[str], *, named: bool) -> None:
         """Freezes what is to be optimized, and finds out why the rest is not.
@@ -108,11 +110,11 @@ class Conversion:
                 else:
                     self._keep_endpoints(group, "It computes something else than the signatures that were asked for.")
         if set(self.model.tags) != {tf.saved_model.SERVING}:
-            self.notes.append(
+            self.losses.append(
                 f"The graph read is tagged {', '.join(self.model.tags) or 'nothing'}; the one written is 'serve'."
             )
         if self.model.attributes:
-            self.notes.append(
+            self.losses.append(
                 f"Left out, because only functions of the model itself are kept: the attributes "
                 f"{', '.join(self.model.attributes)}."
             )
@@ -121,7 +123,7 @@ class Conversion:
         for name, endpoint in self.model.endpoints.items():
             functions = endpoint.concrete_functions
             if not functions or name in KERAS_CALLS:
-                self.notes.append(f"The endpoint {name!r} is left out: it is for training, or was never called.")
+                self.losses.append(f"The endpoint {name!r} is left out: it is for training, or was never called.")
                 continue
             if len(functions) > 1:
                 self.kept_endpoints[name] = f"It has {len(functions)} functions; only those with one are optimized."
@@ -204,9 +206,10 @@ class Conversion:
         for name, reason in self.kept_endpoints.items():
             self.notes.append(f"The endpoint {name!r} stays as it was: {reason}")
         if not self.optimized:
-            self.notes = ["Nothing was optimized: the SavedModel is a copy."]
+            self.notes = ["Nothing was optimized: the SavedModel is a copy.", *self.notes]
             with self.stage("copying"):
                 return write_copy(self.model.folder, target, self.report, overwrite=overwrite)
+        self.notes = [*self.losses, *self.notes]
         with engine_files() as engines:
             with self.stage("tracing"):
                 content = self._content(engines)

@@ -12,6 +12,7 @@ import tensorflow as tf
 from tensorflow.python.checkpoint.graph_view import ObjectGraphView
 from tensorflow.python.trackable.resource import CapturableResource, TrackableResource
 
+from tf_opt.files import write_parts
 from tf_opt.folders import writing_folder
 from tf_opt.report.saved_model import SavedModelReport
 from tf_opt.sizes import stored_bytes
@@ -100,7 +101,8 @@ def _size(variable: Any) -> int:
 def _add_report(folder: Path, make: Callable[[Path], SavedModelReport]) -> SavedModelReport:
     (folder / REPORT_PATH).unlink(missing_ok=True)
     report = make(folder)
-    report.to_json(folder / REPORT_PATH)
+    # A failure is one of the whole folder, of which the user knows the name.
+    write_parts(folder / REPORT_PATH, [f"{report.to_json()}\n".encode()])
     return report
 
 

@@ -5,6 +5,8 @@ import pytest
 
 from tests.passes.onnx.pass_checks import apply_pass, model_of, ops
 from tf_opt.passes.onnx.collapse_tensordot import CollapseTensordot
+from tf_opt.quantization import QuantizationSettings
+from tf_opt.quantization.layers import find_layers, possible_layer_names
 
 RANDOM = np.random.default_rng(0)
 CONSTANTS = {
@@ -29,6 +31,17 @@ def test_without_a_bias():
 def test_with_a_bias_in_between():
     result = apply_pass(CollapseTensordot(), model(FRONT + "a = Add(m, b)  y = Reshape(a, t)"), changes=1)
     assert [node.op_type for node in result.graph] == ["MatMul", "Add"]
+
+
+def test_a_product_written_anew_has_a_name_that_options_know():
+    given = model(FRONT + "a = Add(m, b)  y = Reshape(a, t)")
+    for number, node in enumerate(given.graph):
+        node.name = "dense/MatMul" if node.op_type == "MatMul" else f"node_{number}"
+    result = apply_pass(CollapseTensordot(), given, changes=1)
+    layers, skipped = find_layers(result, QuantizationSettings())
+    [name] = [each.name for each in (*layers, *skipped)]
+    assert name == "dense/MatMul/unflattened"
+    assert name in possible_layer_names("dense/MatMul")
 
 
 @pytest.mark.parametrize("inner", ["m", "a"])
