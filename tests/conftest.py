@@ -6,6 +6,7 @@ import ctypes
 import functools
 import itertools
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,14 @@ def own_optimizations(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.
     if (module := sys.modules.get("tf_opt.cache_files")) is not None:
         monkeypatch.setattr(module, "cache_directory", lambda: folder)
     return folder
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Has new processes end at SIGINT: what a shell runs in the background ignores it, and so do its children."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 ENGINES = (

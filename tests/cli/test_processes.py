@@ -94,6 +94,7 @@ def test_json_is_all_that_is_on_stdout_and_stderr_is_quiet(models: Models, tmp_p
     assert completed.stderr == f"{json.loads(completed.stdout)['feeds']}\n"
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(
     ("number", "code", "message"),
     [
