@@ -13,6 +13,7 @@ import tensorflow as tf
 
 import tf_opt
 from tests import trained_models
+from tests.passes.onnx.token_checks import masks
 
 ROOT = Path(__file__).resolve().parent
 LAYERS = 2
@@ -95,9 +96,27 @@ def test_padding_is_skipped(model: tuple[tf_opt.FrozenGraph, str], engine: str) 
     (segment,) = report.segments
     assert segment.onnx_pass_changes["skip_padding"] >= 6 * LAYERS
     assert tf_opt.compare(frozen, optimized, feeds, mask=mask, show=False).passed
-    hidden = next(info.key for info in frozen.outputs if len(info.shape or ()) == 3)
-    for feed in feeds:
-        assert not np.any(tf_opt.run(optimized, feed)[hidden][np.asarray(feed[mask]) == 0])
+    (drawn,) = tf_opt.random_feeds(frozen, batch=3, sequence=7)
+    for feed in (*feeds, *({**drawn, mask: each.astype(drawn[mask].dtype)} for _, each in masks(3, 7))):
+        real = np.asarray(feed[mask], bool)
+        expected, actual = tf_opt.run(frozen, feed), tf_opt.run(optimized, feed)
+        for name, wanted in expected.items():
+            # An output without a sequence is read from the first token.
+            rows = real if wanted.ndim == 3 else real[:, 0]
+            np.testing.assert_allclose(actual[name][rows], wanted[rows], atol=1e-4)
+            assert wanted.ndim < 3 or not actual[name][~real].any()
+
+
+@pytest.mark.slow
+def test_padding_of_real_sentences_is_skipped() -> None:
+    frozen, _ = trained_models.minilm()
+    feed = trained_models.sentence_feed(bert_models.SENTENCES)
+    real = feed["attention_mask"] == 1
+    assert 0.3 < real.mean() < 0.8, "these sentences are to need padding"
+    optimized, _ = optimize(frozen, [feed], engine="openvino", skip_padding="attention_mask")
+    original, actual = tf_opt.run(frozen, feed), tf_opt.run(optimized, feed)
+    np.testing.assert_allclose(actual["last_hidden_state"][real], original["last_hidden_state"][real], atol=1e-4)
+    np.testing.assert_allclose(actual["pooler_output"], original["pooler_output"], atol=1e-4)
 
 
 def test_mask_that_is_no_input_is_refused(model: tuple[tf_opt.FrozenGraph, str]) -> None:

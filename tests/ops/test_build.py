@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 import stat
 import subprocess
 import sys
@@ -185,15 +186,28 @@ except tf_opt.errors.OpBuildError:
 @pytest.mark.slow
 def test_damaged_library_in_the_cache_is_compiled_anew(tmp_path: Path) -> None:
     """In a process of its own: a process loads the op once."""
-    environment = {**os.environ, "TF_OPT_CACHE_DIR": str(tmp_path)}
-    program = "from tf_opt.ops import build; print(build.load().__name__)"
-    # What this process has compiled has the same name there.
-    whole = build.library_path()
-    damaged = tmp_path / whole.relative_to(build.cache_directory())
-    damaged.parent.mkdir(parents=True, exist_ok=True)
+    # What the compiler makes is known, and half a minute long: it is asked, and gives what it made for this process.
+    compiled = build.build_all()
+    log, compiler, cache = tmp_path / "compilations", tmp_path / "compiler", tmp_path / "cache"
+    compiler.write_text(
+        f"""#!/bin/sh
+[ "$1" != --version ] || exec {shlex.join(build.compiler_command())} --version
+while [ "$1" != -o ]; do shift; done
+echo "${{2##*/}}" >> {log}
+cp {compiled["libtf_opt_op"].parent}/"${{2##*/}}" "$2"
+"""
+    )
+    compiler.chmod(compiler.stat().st_mode | stat.S_IXUSR)
+    damaged = cache / compiled["libtf_opt_op"].name
+    cache.mkdir()
     damaged.write_bytes(b"no library")
-    subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=300)
-    assert damaged.stat().st_size == whole.stat().st_size
+    result = run_python(
+        "from tf_opt.ops import build; print(build.load().__name__)", TF_OPT_CACHE_DIR=str(cache), CXX=str(compiler)
+    )
+
+    assert result.returncode == 0, result.stderr
+    assert sorted(log.read_text().split()) == sorted(path.name for path in compiled.values())
+    assert damaged.read_bytes() == compiled["libtf_opt_op"].read_bytes()
 
 
 @pytest.fixture
