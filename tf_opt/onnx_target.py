@@ -40,6 +40,7 @@ class OnnxTarget:
         attention: How attention blocks are written.
         merge_qkv: Whether the matrix products of query, key and value that read one tensor become one. It saves calls
             where each one is small; the merged weight is a concatenation that the engine folds when it loads.
+        infer_shapes: Whether the shapes of inner tensors are written into the model.
     """
 
     name: str
@@ -48,6 +49,7 @@ class OnnxTarget:
     layer_normalization: bool = True
     attention: AttentionForm = "matmul"
     merge_qkv: bool = False
+    infer_shapes: bool = False
 
     def __post_init__(self) -> None:
         if not OLDEST_OPSET <= self.opset <= NEWEST_OPSET:

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from tf_opt.passes.onnx.nodes import (
     add_constant,
     argument,
+    attribute,
     insert,
     insert_node,
     is_constant,
@@ -32,12 +33,15 @@ class _Projection:
         bias: What is added to it; None without one.
         result: The product with its bias.
         columns: How many columns the weight has.
+        dequantize: What makes the weight of an integer one with a scale for each column; None where it is stored as it
+            is multiplied.
     """
 
     matmul: ir.Node
     bias: ir.Value | None
     result: ir.Value
     columns: int
+    dequantize: ir.Node | None
 
 
 class MergeQkv(OnnxPass):
@@ -45,12 +49,14 @@ class MergeQkv(OnnxPass):
 
     The merged matrix is a concatenation in the graph: no weight is read here, and an engine computes it once, when it
     loads. Merged are products of which each is followed by a bias, or none, and which all have the same width of
-    columns up to a factor of 4, as query, key and value have.
+    columns up to a factor of 4, as query, key and value have. Weights in int8 are merged as they are stored.
 
     Before, for a tensor x and weights of shape [8, 8]:
         q = Add(MatMul(x, wq), bq)    k = Add(MatMul(x, wk), bk)    v = Add(MatMul(x, wv), bv)
     After:
         q, k, v = Split<axis=-1>(Add(MatMul(x, Concat(wq, wk, wv)), Concat(bq, bk, bv)), [8, 8, 8])
+    And for weights w = DequantizeLinear<axis=1>(i, s):
+        q, k, v = Split<axis=-1>(..MatMul(x, DequantizeLinear<axis=1>(Concat(iq, ik, iv), Concat(sq, sk, sv)))..)
     """
 
     name: ClassVar[str] = "merge_qkv"
@@ -75,8 +81,9 @@ class MergeQkv(OnnxPass):
 def _projection(node: ir.Node, shapes: SymbolicShapes) -> _Projection | None:
     weight, result = argument(node, 1), node.outputs[0]
     matrix = shapes.shape(weight)
+    dequantize = _dequantize_by_column(weight, shapes)
     if (
-        not (is_constant(weight) or _is_reshaped_constant(weight))
+        not (is_constant(weight) or _is_reshaped_constant(weight) or dequantize is not None)
         or matrix is None
         or len(matrix) != 2
         or not isinstance(matrix[1], int)
@@ -92,7 +99,18 @@ def _projection(node: ir.Node, shapes: SymbolicShapes) -> _Projection | None:
             if shapes.shape(operand) != (matrix[1],) or usage.node.outputs[0].is_graph_output():
                 return None
             bias, result = operand, usage.node.outputs[0]
-    return _Projection(node, bias, result, matrix[1])
+    return _Projection(node, bias, result, matrix[1], dequantize)
+
+
+def _dequantize_by_column(weight: ir.Value, shapes: SymbolicShapes) -> ir.Node | None:
+    """Returns the node that makes a weight of a constant of integers and of a scale for each of its columns."""
+    node = producer(weight, "DequantizeLinear")
+    if node is None or not all(is_constant(value) for value in node.inputs):
+        return None
+    if shapes.rank(argument(node, 1)) != 1 or attribute(node, "axis", 1) not in (1, -1):
+        return None
+    # Scales of blocks, and other result types, exist in newer operator sets.
+    return None if attribute(node, "block_size", 0) or attribute(node, "output_dtype", 0) else node
 
 
 def _is_reshaped_constant(value: ir.Value) -> bool:
@@ -101,8 +119,20 @@ def _is_reshaped_constant(value: ir.Value) -> bool:
     return reshape is not None and is_constant(reshape.inputs[0]) and is_constant(reshape.inputs[1])
 
 
-def _weight(projection: _Projection, before: ir.Node) -> ir.Value:
-    """Returns the weight of a product as a value that is known in front of a node."""
+def _weight(projections: list[_Projection], before: ir.Node) -> ir.Value:
+    """Returns the columns of all weights as one weight that is known in front of a node."""
+    name = f"{before.name}/weights"
+    nodes = [projection.dequantize for projection in projections if projection.dequantize is not None]
+    if not nodes:
+        return insert(before, "Concat", [_plain_weight(each, before) for each in projections], {"axis": 1}, name=name)
+    inputs = [insert(before, "Concat", [argument(node, 0) for node in nodes], {"axis": 1}, name=f"{name}/quantized")]
+    for index, kind in enumerate(("scales", "zero_points")[: len(nodes[0].inputs) - 1], start=1):
+        vectors = [argument(node, index) for node in nodes]
+        inputs.append(insert(before, "Concat", vectors, {"axis": 0}, name=f"{name}/{kind}"))
+    return insert(before, "DequantizeLinear", inputs, {"axis": 1}, name=name)
+
+
+def _plain_weight(projection: _Projection, before: ir.Node) -> ir.Value:
     weight = argument(projection.matmul, 1)
     reshape = producer(weight, "Reshape")
     if reshape is None:
@@ -112,16 +142,21 @@ def _weight(projection: _Projection, before: ir.Node) -> ir.Value:
 
 def _is_alike(projections: list[_Projection]) -> bool:
     widths = [projection.columns for projection in projections]
-    biased = [projection.bias is not None for projection in projections]
-    return max(widths) <= 4 * min(widths) and len(set(biased)) == 1
+    biased = {projection.bias is not None for projection in projections}
+    stored = {_storage(projection) for projection in projections}
+    return max(widths) <= 4 * min(widths) and len(biased) == 1 and len(stored) == 1
+
+
+def _storage(projection: _Projection) -> tuple[object, ...]:
+    """Returns what the weights of products that are merged have to have in common."""
+    node = projection.dequantize
+    return () if node is None else tuple(argument(node, index).dtype for index in range(len(node.inputs)))
 
 
 def _merge(source: ir.Value, projections: list[_Projection]) -> None:
     first = projections[0].matmul
     graph = owner(first)
-    weights = [_weight(projection, first) for projection in projections]
-    weight = insert(first, "Concat", weights, {"axis": 1}, name=f"{first.name}/weights")
-    merged = insert(first, "MatMul", [source, weight], name=f"{first.name}/merged")
+    merged = insert(first, "MatMul", [source, _weight(projections, first)], name=f"{first.name}/merged")
     biases = [projection.bias for projection in projections if projection.bias is not None]
     if biases:
         bias = insert(first, "Concat", biases, {"axis": 0}, name=f"{first.name}/biases")

@@ -9,6 +9,7 @@ from tf_opt.passes.onnx.collapse_tensordot import CollapseTensordot
 from tf_opt.passes.onnx.fold_shapes import FoldShapes
 from tf_opt.passes.onnx.fuse_gelu import FuseGelu
 from tf_opt.passes.onnx.fuse_layer_normalization import FuseLayerNormalization
+from tf_opt.passes.onnx.infer_shapes import InferShapes
 from tf_opt.passes.onnx.merge_duplicates import MergeDuplicates
 from tf_opt.passes.onnx.merge_qkv import MergeQkv
 from tf_opt.passes.onnx.multi_head_attention import MultiHeadAttention
@@ -81,8 +82,13 @@ def lowering_passes(target: OnnxTarget) -> tuple[OnnxPass, ...]:
     if target.attention == "microsoft":
         passes.append(MultiHeadAttention())
     if target.merge_qkv:
-        passes.append(MergeQkv())
-    return (*passes, MergeDuplicates(), Prune())
+        # In int8 each product has an equal conversion of its operand for itself until duplicates are merged.
+        passes += [MergeDuplicates(), MergeQkv()]
+    passes += [MergeDuplicates(), Prune()]
+    if target.infer_shapes:
+        # Last: a rewrite leaves the shapes of what it adds unknown.
+        passes.append(InferShapes())
+    return tuple(passes)
 
 
 def _worth_raising(target: OnnxTarget) -> frozenset[str]:

@@ -105,7 +105,7 @@ def apply_pass(
 
 
 def canonical_text(model: ir.Model) -> str:
-    """Nodes, inputs and initializers as text, by which two models can be compared; no values of big constants."""
+    """Nodes, shapes and initializers as text, by which two models can be compared; no values of big constants."""
     lines = [f"{domain} {version}" for domain, version in sorted(model.opset_imports.items())]
     for name, value in sorted(model.graph.initializers.items()):
         tensor = value.const_value
@@ -115,7 +115,8 @@ def canonical_text(model: ir.Model) -> str:
     for node in model.graph:
         attributes = sorted((name, str(attribute)) for name, attribute in node.attributes.items())
         inputs = [value and value.name for value in node.inputs]
-        lines.append(f"{[v.name for v in node.outputs]} = {node.domain}::{node.op_type} {inputs} {attributes}")
+        outputs = [f"{value.name}: {value.dtype} {value.shape}" for value in node.outputs]
+        lines.append(f"{outputs} = {node.domain}::{node.op_type} {inputs} {attributes}")
     lines.append(str([value.name for value in model.graph.outputs]))
     return "\n".join(lines)
 

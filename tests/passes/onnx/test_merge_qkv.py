@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from tests.passes.onnx.pass_checks import apply_pass, model_of, only, ops
 from tf_opt.passes.onnx.merge_qkv import MergeQkv
@@ -73,3 +74,48 @@ def test_what_is_too_different_stays():
     other = "r = Relu(x)  q = MatMul(x, wq)  q1 = Relu(q)  k = MatMul(r, wk)  k1 = Relu(k)"
     constants = {name: WEIGHTS[name] for name in ("wq", "wk")}
     apply_pass(MergeQkv(), model(other, "float[B, S, 6] q1, float[B, S, 6] k1", **constants), changes=0)
+
+
+def quantized(columns=6, zero_points=False):
+    """Returns an int8 matrix, a scale for each of its columns and, on demand, zero points."""
+    scales = RANDOM.uniform(0.01, 0.02, columns).astype(np.float32)
+    values = [RANDOM.integers(-64, 65, (8, columns)).astype(np.int8), scales]
+    return [*values, RANDOM.integers(-3, 4, columns).astype(np.int8)] if zero_points else values
+
+
+def dequantizing(name, constants, attributes="<axis=1>"):
+    """Returns text that multiplies x by a matrix made of the constants, and these by their names."""
+    names = [f"{name}_{kind}" for kind, _ in zip(("i", "s", "z"), constants, strict=False)]
+    text = f"w{name} = DequantizeLinear {attributes} ({', '.join(names)})  {name} = MatMul(x, w{name})  "
+    return f"{text}{name}1 = Relu({name})  ", dict(zip(names, constants, strict=True))
+
+
+QUANTIZED_OUTPUTS = "float[B, S, 6] q1, float[B, S, 6] k1"
+
+
+@pytest.mark.parametrize("zero_points", [False, True])
+def test_weights_in_int8_are_merged_as_they_are_stored(zero_points):
+    (q, of_q), (k, of_k) = (dequantizing(name, quantized(zero_points=zero_points)) for name in "qk")
+    result = apply_pass(MergeQkv(), model(q + k, QUANTIZED_OUTPUTS, **of_q, **of_k), changes=1)
+    concatenations = 3 if zero_points else 2
+    assert ops(result) == {"Concat": concatenations, "DequantizeLinear": 1, "MatMul": 1, "Split": 1, "Relu": 2}
+    assert only(result, "MatMul").inputs[1].producer() is only(result, "DequantizeLinear")
+
+
+def test_weights_that_are_stored_differently_stay():
+    q, of_q = dequantizing("q", quantized())
+    plain = "k = MatMul(x, wk)  k1 = Relu(k)"
+    apply_pass(MergeQkv(), model(q + plain, QUANTIZED_OUTPUTS, **of_q, wk=matrix()), changes=0)
+    k, of_k = dequantizing("k", quantized(zero_points=True))
+    apply_pass(MergeQkv(), model(q + k, QUANTIZED_OUTPUTS, **of_q, **of_k), changes=0)
+    by_row = [quantized(8)[0], RANDOM.uniform(0.01, 0.02, 8).astype(np.float32)]
+    both = [dequantizing(name, by_row, "<axis=0>") for name in "qk"]
+    outputs = "float[B, S, 8] q1, float[B, S, 8] k1"
+    apply_pass(MergeQkv(), model(both[0][0] + both[1][0], outputs, **both[0][1], **both[1][1]), changes=0)
+
+
+def test_a_weight_in_int8_that_another_node_reads_stays_beside_the_merged_one():
+    (q, of_q), (k, of_k) = (dequantizing(name, quantized()) for name in "qk")
+    outputs = f"{QUANTIZED_OUTPUTS}, float[8, 6] weight"
+    result = apply_pass(MergeQkv(), model(q + k + "weight = Neg(wq)", outputs, **of_q, **of_k), changes=1)
+    assert ops(result)["DequantizeLinear"] == 2

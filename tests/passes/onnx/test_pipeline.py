@@ -23,7 +23,7 @@ TARGETS = {
     "opset 20": OnnxTarget(name="plain", opset=20, gelu=True),
     "opset 23": OnnxTarget(name="new", opset=23, gelu=True, attention="onnx"),
     "contributed": OnnxTarget(name="contributed", opset=20, gelu=True, attention="microsoft"),
-    "merged": OnnxTarget(name="merged", opset=20, gelu=True, attention="microsoft", merge_qkv=True),
+    "merged": OnnxTarget(name="merged", opset=20, gelu=True, attention="microsoft", merge_qkv=True, infer_shapes=True),
     "no normalization": OnnxTarget(name="bare", layer_normalization=False),
 }
 LAYERS = 2
@@ -137,12 +137,12 @@ def test_all_blocks_are_found_for_every_target(encoder):
 
 
 @pytest.mark.slow
-def test_onnx_runtime_keeps_the_fused_operators(encoder, tmp_path):
-    """Its own optimizer goes on from there: Gelu takes in the bias in front of it."""
+def test_onnx_runtime_keeps_the_fused_operators(encoder, tmp_path, request):
+    """Its own optimizer goes on from there: Gelu takes in the bias in front of it, a normalization bias and sum."""
     import onnxruntime
 
     model = encoder.clone()
-    OnnxPipeline(canonical_passes(TARGETS["contributed"])).run(model)
+    OnnxPipeline(canonical_passes(TARGETS["merged"])).run(model)
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     options.log_severity_level = 3  # It warns that the file fits this machine only.
@@ -151,6 +151,8 @@ def test_onnx_runtime_keeps_the_fused_operators(encoder, tmp_path):
     found = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
     assert found.count("MultiHeadAttention") == LAYERS
     assert found.count("BiasGelu") + found.count("Gelu") + found.count("FastGelu") == LAYERS
+    if request.node.callspec.id != "distilbert":  # Nothing says that its ids have the shape of the rest.
+        assert found.count("SkipLayerNormalization") >= 2 * LAYERS
     assert found.count("LayerNormalization") + found.count("SkipLayerNormalization") == 2 * LAYERS + 1
 
 

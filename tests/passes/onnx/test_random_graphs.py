@@ -85,7 +85,7 @@ TARGETS = [
     OnnxTarget(name="17"),
     OnnxTarget(name="20", opset=20, gelu=True),
     OnnxTarget(name="23", opset=23, gelu=True, attention="onnx"),
-    OnnxTarget(name="contributed", opset=20, gelu=True, attention="microsoft", merge_qkv=True),
+    OnnxTarget(name="contributed", opset=20, gelu=True, attention="microsoft", merge_qkv=True, infer_shapes=True),
 ]
 
 block = st.tuples(

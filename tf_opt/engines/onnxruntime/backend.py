@@ -57,7 +57,9 @@ class ONNXRuntimeBackend(EngineBackend):
         if self.provider == "tensorrt":
             # What TensorRT's parser does not know is cut out of its part of the graph.
             return OnnxTarget(name="onnxruntime", opset=20, gelu=True)
-        return OnnxTarget(name="onnxruntime", opset=20, gelu=True, attention="microsoft", merge_qkv=True)
+        return OnnxTarget(
+            name="onnxruntime", opset=20, gelu=True, attention="microsoft", merge_qkv=True, infer_shapes=True
+        )
 
     @property
     def identity(self) -> str:
