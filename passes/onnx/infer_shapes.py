@@ -29,12 +29,12 @@ class InferShapes(OnnxPass):
     def run(self, model: ir.Model) -> int:
         """See `OnnxPass.run`; the number of tensors whose shape or dtype was not known."""
         # Graph outputs keep what they say of themselves: it is the segment's border.
-        outputs = [(value, value.shape, value.dtype) for value in model.graph.outputs]
+        outputs = [(value, value.shape, value.type) for value in model.graph.outputs]
         before = {value: (value.shape, value.dtype) for value in _computed(model)}
         # Not strict: the inference stops at operators of other domains, which ONNX does not know.
         ShapeInferencePass(check_type=False, strict_mode=False)(model)
-        for value, shape, dtype in outputs:
-            value.shape, value.dtype = shape, dtype
+        for value, shape, kind in outputs:
+            value.shape, value.type = shape, kind
         return sum((value.shape, value.dtype) != known for value, known in before.items())
 
 
