@@ -41,9 +41,11 @@ def environment() -> tuple[Path, Path]:
             shutil.rmtree(folder / "venv", ignore_errors=True)
             shutil.rmtree(libraries, ignore_errors=True)
             try:
-                checked([interpreter, "-m", "venv", str(folder / "venv")])
-                pip = [str(python), "-m", "pip", "--quiet", "--disable-pip-version-check", "--no-cache-dir"]
-                checked([*pip, "install", "--no-deps", "--only-binary=:all:", *_PACKAGES], seconds=900)
+                # The pip of the tests serves it too; what is never imported need not be compiled.
+                checked([interpreter, "-m", "venv", "--without-pip", str(folder / "venv")])
+                pip = [sys.executable, "-m", "pip", "--python", str(python), "--quiet", "--disable-pip-version-check"]
+                options = ["--no-cache-dir", "--no-compile", "--no-deps", "--only-binary=:all:"]
+                checked([*pip, "install", *options, *_PACKAGES], seconds=900)
                 (site,) = (folder / "venv/lib").glob("python3.10/site-packages")
                 _replace_libraries(site / "tensorrt/libnvinfer_plugin.so.8", libraries)
             except StubsUnavailableError as error:
