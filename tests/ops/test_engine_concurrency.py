@@ -101,7 +101,7 @@ def run_chain() -> Iterator[Callable[[np.ndarray], np.ndarray]]:
 
 def test_persistent_overlap_is_served_by_streams(run_chain: Callable[[np.ndarray], np.ndarray]) -> None:
     run_chain(np.ones((1, SIZE), np.float32))  # Nothing is counted before the first call.
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
 
     def calls(index: int) -> None:
         value = np.full((64, SIZE), index, np.float32) + np.arange(SIZE, dtype=np.float32)
