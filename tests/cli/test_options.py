@@ -183,7 +183,8 @@ def test_sizes_have_units() -> None:
     [
         ({"feeds": [Path("a.npz")], "shape": ["x=1"]}, "--feeds and --shape"),
         ({"feeds": [Path("a.npz")], "texts": Path("t.jsonl")}, "--feeds and --texts"),
-        ({"texts": Path("t.jsonl")}, "--texts"),
+        ({"texts": Path("t.jsonl"), "maximum_length": 8}, "--maximum-length"),
+        ({"texts": Path("t.jsonl"), "text_input": ["input_ids=ids"]}, "--text-input"),
         ({"tokenizer": Path("t")}, "--tokenizer"),
         ({"batch_size": 8}, "--batch-size"),
         ({"maximum_length": 8}, "--maximum-length"),

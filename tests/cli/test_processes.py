@@ -45,6 +45,23 @@ def run(command: list[str], **changes: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.parametrize("option", [[], ["--json"]])
+def test_a_result_on_a_full_disk_is_an_error_in_a_line(option: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*PROGRAM, "cache", "list", *option],
+            env=environment(),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=TIMEOUT,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: The result cannot be written to where stdout goes: No space left on device.")
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(
     "arguments",
     [["--help"], ["--version"], ["optimize", "--help"], ["cache", "list"], ["optimize", "a", "b", "--engine", "x"]],

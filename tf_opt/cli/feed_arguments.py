@@ -107,6 +107,9 @@ class FeedArguments:
         for name, value in texts_only.items():
             if value and not self.texts and not other_texts:
                 raise typer.BadParameter("belongs to --texts, which is not given.", param_hint=name)
+        for name in ("--maximum-length", "--text-input"):
+            if texts_only[name] and self.tokenizer is None:
+                raise typer.BadParameter("belongs to --tokenizer, which is not given.", param_hint=name)
         for name, value in random_only.items():
             if value is not None and (self.feeds or self.texts):
                 raise typer.BadParameter(f"belongs to random feeds; {named[0]} gives the feeds.", param_hint=name)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tf_opt.errors import OutputWriteError
+
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
@@ -64,13 +66,16 @@ class Output:
         from rich.text import Text
 
         if not self.as_json:
-            for part in parts:
-                self.console().print(Text(part) if isinstance(part, str) else part)
+            with _writing_result():
+                for part in parts:
+                    self.console().print(Text(part) if isinstance(part, str) else part)
 
     def write(self, text: str) -> None:
         """Prints text as it is, however long its lines are; nothing with --json."""
         if not self.as_json:
-            self.stdout.write(text)
+            with _writing_result():
+                self.stdout.write(text)
+                self.stdout.flush()
 
     def result(self, content: Mapping[str, Any]) -> None:
         """Prints the result for programs; nothing without --json."""
@@ -78,8 +83,9 @@ class Output:
             from tf_opt.plain_data import to_plain
 
             text = json.dumps(to_plain(content, finite=True), indent=2, ensure_ascii=False, allow_nan=False)
-            self.stdout.write(text + "\n")
-            self.stdout.flush()
+            with _writing_result():
+                self.stdout.write(text + "\n")
+                self.stdout.flush()
 
     def note(self, text: str) -> None:
         """Tells the user something on stderr."""
@@ -102,6 +108,20 @@ class Output:
             return
         with console.status(f"{text} …"):
             yield
+
+
+@contextlib.contextmanager
+def _writing_result() -> Iterator[None]:
+    """Names a write that failed, such as into a file on a full disk; a reader that has seen enough is no error."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputWriteError(
+            f"The result cannot be written to where stdout goes: {error.strerror or error}. Make room there, or send "
+            "it elsewhere."
+        ) from error
 
 
 def _console(file: Any) -> Console:

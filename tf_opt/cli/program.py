@@ -82,6 +82,6 @@ def run() -> None:
     finally:
         try:
             sys.stdout.flush()
-        except BrokenPipeError:
+        except OSError:  # The reader has gone, or the command has said what is wrong.
             # Python flushes once more at its end, and would complain.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
