@@ -96,6 +96,19 @@ def test_range_and_optimal_has_the_tuned_ones_first(profiles_of):
     ]
 
 
+def test_ranges_begin_at_what_has_elements(profiles_of):
+    empty = [fed(0, 16), fed(3, 0)]
+    (profile,) = behind(profiles_of([*empty, *empty, fed(2, 4), fed(1, 12)]))
+    assert shapes(profile, "between:0") == ((1, 4), (1, 12), (2, 12))
+    profiles = behind(profiles_of([*empty, fed(2, 4)], profile_strategy="optimal"))
+    assert [shapes(profile, "between:0") for profile in profiles] == [((2, 4),) * 3]
+
+
+def test_feeds_without_elements_alone(profiles_of):
+    with pytest.raises(errors.EngineBuildError, match=r"has no elements with any of the feeds"):
+        profiles_of([fed(0, 16)])
+
+
 def test_equal_profiles_are_one(profiles_of):
     profiles = behind(profiles_of([fed(2, 8)], profile_strategy="range+optimal"))
     assert len(profiles) == 1
@@ -139,6 +152,26 @@ def test_sizes_that_depend_on_values_are_those_of_all_feeds():
         for feed in feeds:
             actual, expected = (run_graph_def(each, ["y:0"], feed)[0] for each in (optimized, sliced()))
             np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+
+def test_sizes_of_zero_run_the_original_nodes():
+    feeds = [{"x:0": np.ones([6, 8], np.float32), "count:0": np.int32(count)} for count in (0, 5, 3)]
+    with simulated_tensorrt("10.16"):
+        optimizer = tf_opt.Tf2TrtOpt(engine="tensorrt", adopt="always", cache=False)
+        optimized = optimizer.optimize_graph_def(sliced(), ["y:0"], feeds)
+        assert engine_nodes(optimized)
+        for feed in feeds:
+            actual, expected = (run_graph_def(each, ["y:0"], feed)[0] for each in (optimized, sliced()))
+            np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+
+def test_why_a_segment_without_elements_has_no_engine_is_said():
+    feeds = [{"x:0": np.ones([6, 8], np.float32), "count:0": np.int32(0)}]
+    with simulated_tensorrt("10.16"):
+        optimizer = tf_opt.Tf2TrtOpt(engine="tensorrt", adopt="always", cache=False)
+        assert not engine_nodes(optimizer.optimize_graph_def(sliced(), ["y:0"], feeds))
+    (segment,) = optimizer.report.segments
+    assert "has no elements with any of the feeds" in segment.reason
 
 
 def test_an_input_of_varying_rank_stays_with_tensorflow():

@@ -2,6 +2,9 @@
 
 A user knows the shapes of the graph's inputs; a segment may begin anywhere. So feeds of the smallest, the tuned for and
 the largest shape are made, and the part of the graph in front of the segment is run with them.
+
+What has no elements is left out: such requests run the segment's original nodes, so that an engine never gets one, and
+a range that begins at 0 would only be harder to tune for.
 """
 
 from __future__ import annotations
@@ -45,7 +48,8 @@ class _Range:
     others: tuple[NormalizedFeed, ...] = ()
 
     def feeds(self) -> list[NormalizedFeed]:
-        return [self.minimum, self.optimum, self.maximum, *self.others]
+        """Returns all of them, the one to tune for first."""
+        return [self.optimum, self.minimum, self.maximum, *self.others]
 
 
 class ShapeProfiles:
@@ -83,7 +87,8 @@ class ShapeProfiles:
             segment: The segment.
 
         Raises:
-            EngineBuildError: The shapes of its inputs cannot be found out, or one is of varying rank.
+            EngineBuildError: The shapes of its inputs cannot be found out, or one is of varying rank, or there is
+                none with elements.
         """
         feeds = {id(feed): feed for each in self._ranges for feed in each.feeds()}
         try:
@@ -96,12 +101,20 @@ class ShapeProfiles:
         values = dict(zip(feeds, samples, strict=True))
         profiles: dict[str, ShapeProfile] = {}
         for each in self._ranges:
-            profile = _profile(segment, [values[id(feed)] for feed in each.feeds()])
-            profiles.setdefault(repr(profile), profile)
+            found = [values[id(feed)] for feed in each.feeds()]
+            if served := [sample for sample in found if _has_elements(sample)]:
+                profile = _profile(segment, served)
+                profiles.setdefault(repr(profile), profile)
+        if not profiles:
+            raise EngineBuildError(
+                f"What flows into {segment.name} has no elements with any of the feeds, and without elements the "
+                "original nodes run. Give feeds as the model will be served."
+            )
         return tuple(profiles.values())
 
     def _seen(self, feeds: Sequence[NormalizedFeed]) -> _Range:
-        """Returns the range of all feeds, tuned for the shapes that come most often, the largest of those."""
+        """Returns the range of all feeds with elements, tuned for the largest of those shapes that come most often."""
+        feeds = [feed for feed in feeds if _has_elements(feed)] or feeds
         counts = Counter(_key(feed) for feed in feeds)
         optimum = max(feeds, key=lambda feed: (counts[_key(feed)], sum(each.size for each in feed.values())))
         smallest: Shapes = {}
@@ -167,6 +180,10 @@ def _key(feed: NormalizedFeed) -> tuple[tuple[str, tuple[int, ...]], ...]:
     return tuple(sorted((name, array.shape) for name, array in feed.items()))
 
 
+def _has_elements(arrays: Mapping[str, Array]) -> bool:
+    return all(array.size for array in arrays.values())
+
+
 def _resized(feed: NormalizedFeed, shapes: Shapes) -> NormalizedFeed:
     """Returns a feed of other shapes, made of the values of this one: ids and masks stay what they can be."""
     for name, array in feed.items():
@@ -181,7 +198,7 @@ def _resized(feed: NormalizedFeed, shapes: Shapes) -> NormalizedFeed:
 
 
 def _profile(segment: Segment, samples: Sequence[Mapping[str, Array]]) -> ShapeProfile:
-    """Returns the profile that holds all samples and is tuned for the second."""
+    """Returns the profile that holds all samples and is tuned for the first."""
     minimum: Shapes = {}
     optimum: Shapes = {}
     maximum: Shapes = {}
@@ -195,7 +212,7 @@ def _profile(segment: Segment, samples: Sequence[Mapping[str, Array]]) -> ShapeP
             )
         shapes = np.array([array.shape for array in arrays]).reshape(len(arrays), -1)
         minimum[name] = tuple(shapes.min(axis=0).tolist())
-        optimum[name] = arrays[1].shape
+        optimum[name] = arrays[0].shape
         maximum[name] = tuple(shapes.max(axis=0).tolist())
         one_shape = minimum[name] == maximum[name]
         is_integer = np.issubdtype(arrays[0].dtype, np.integer)
@@ -203,7 +220,7 @@ def _profile(segment: Segment, samples: Sequence[Mapping[str, Array]]) -> ShapeP
             flat = np.array([array.reshape(-1) for array in arrays])
             values[name] = (
                 tuple(flat.min(axis=0).tolist()),
-                tuple(flat[1].tolist()),
+                tuple(flat[0].tolist()),
                 tuple(flat.max(axis=0).tolist()),
             )
     return ShapeProfile(minimum=minimum, optimum=optimum, maximum=maximum, values=values)

@@ -15,7 +15,7 @@ from tf_opt.engines.base import SegmentModel
 from tf_opt.engines.blob import EngineBlob
 from tf_opt.engines.onnxruntime import ONNXRuntimeBackend, backend, load_engine, providers, session
 from tf_opt.engines.tensorrt import cuda
-from tf_opt.errors import EngineUnavailableError, InvalidOptionError
+from tf_opt.errors import CudaError, EngineUnavailableError, InvalidOptionError
 from tf_opt.tensor_info import TensorInfo
 
 ALL = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
@@ -155,6 +155,18 @@ def test_precisions(
     pretend(monkeypatch, capability=capability)
     reason = ONNXRuntimeBackend(provider).precision_refusal(precision)
     assert (reason is None) if word is None else (reason is not None and word in reason)
+
+
+def test_driver_that_does_not_answer_refuses_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> Any:
+        raise CudaError("cuDeviceGetAttribute failed: CUDA_ERROR_UNKNOWN")
+
+    for driver in (fail, lambda: SimpleNamespace(compute_capability=fail)):
+        pretend(monkeypatch)
+        monkeypatch.setattr(cuda, "cuda_driver", driver)
+        reason = ONNXRuntimeBackend("cuda").precision_refusal("bf16")
+        assert reason is not None
+        assert "cuDeviceGetAttribute failed" in reason
 
 
 def test_bfloat16_is_for_gpus() -> None:

@@ -13,7 +13,7 @@ from tf_opt.engines.onnxruntime import providers
 from tf_opt.engines.onnxruntime.element_types import EXCHANGED
 from tf_opt.engines.onnxruntime.providers import Provider, automatic_provider, check_provider
 from tf_opt.engines.onnxruntime.session import create_session
-from tf_opt.errors import EngineBuildError, EngineUnavailableError
+from tf_opt.errors import CudaError, EngineBuildError, EngineUnavailableError
 from tf_opt.onnx_target import OnnxTarget
 from tf_opt.tensor_info import TensorInfo
 
@@ -89,7 +89,10 @@ class ONNXRuntimeBackend(EngineBackend):
         if precision == "bf16":
             from tf_opt.engines.tensorrt import cuda
 
-            major, minor = cuda.cuda_driver().compute_capability(0)
+            try:
+                major, minor = cuda.cuda_driver().compute_capability(0)
+            except CudaError as error:
+                return f"bfloat16 needs the compute capability 8.0, and the GPU cannot be asked for its own: {error}"
             if (major, minor) < _BFLOAT16_CAPABILITY:
                 return f"the GPU's compute capability is {major}.{minor}; bfloat16 needs 8.0"
         return None
