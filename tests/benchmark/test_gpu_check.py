@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any, ClassVar
@@ -345,24 +343,3 @@ def test_tables() -> None:
     assert "| 8 | – | 1.23 / 2 / 3 |" in text
     assert "- wrong (bert-base): off by 1" in text
     assert "- jax: not installed: jax" in text
-
-
-# The whole of it.
-
-
-@pytest.mark.slow
-def test_smoke_run_on_the_cpu(tmp_path: Path) -> None:
-    output = tmp_path / "out.json"
-    command = [sys.executable, gpu_check.__file__, "--smoke", "--allow-cpu", "--engines", "openvino-*", "onnxruntime-*"]
-    command += ["--folder", str(tmp_path), "--output", str(output)]
-    # The driver shows no GPU to a process that may use none.
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=600)
-    assert result.returncode == 0, result.stderr
-    content = json.loads(output.read_text())
-    assert content["failed"] == []
-    names = [catalog.REFERENCE, "onnxruntime-cpu-fp32", "openvino-fp32"]
-    assert measured(content) == sorted((name, batch, "host") for name in names for batch, _ in catalog.SMOKE_POINTS)
-    assert all(entry["maximum_absolute"] < 1e-4 for entry in content["accuracy"])
-    assert content["environment"]["no_gpu"]
-    assert "| batch | tensorflow-cpu | openvino-fp32 | onnxruntime-cpu-fp32 |" in result.stdout
