@@ -109,3 +109,13 @@ def test_iterators_are_read_once():
     given = {"x": ((1,), (2,), (3,))}
     assert TensorRTSettings(profiles=iter([given])).profiles == (given,)
     assert TensorRTSettings(tactic_sources=iter(["JIT_CONVOLUTIONS"])).tactic_sources == ("JIT_CONVOLUTIONS",)
+
+
+def test_numbers_of_numpy_are_plain_numbers():
+    plain = TensorRTSettings(profiles=[{"ids": RANGE}], workspace_bytes=2**30, maximum_contexts=2)
+    arrays = TensorRTSettings(
+        profiles=[{"ids": np.array(RANGE)}], workspace_bytes=np.int64(2**30), maximum_contexts=np.uint8(2)
+    )
+    assert arrays == plain
+    assert json.dumps(arrays.as_dict()) == json.dumps(plain.as_dict())
+    assert json.dumps(arrays.plan_options()) == json.dumps(plain.plan_options())

@@ -116,3 +116,9 @@ def test_a_file_of_someone_else_is_refused_and_kept(simulation, tmp_path):
     with pytest.raises(InvalidOptionError, match="did not write"):
         build(dense(), [profile()], TensorRTSettings(timing_cache=path))
     assert path.read_text() == "mine"
+
+
+def test_a_folder_is_refused_before_anything_is_built(simulation, tmp_path):
+    with pytest.raises(InvalidOptionError, match="a folder"):
+        build(dense(), [profile()], TensorRTSettings(timing_cache=tmp_path))
+    assert simulation.builds == 0

@@ -142,8 +142,10 @@ class TensorRTSettings:
 
     def _check_integer(self, name: str, smallest: int, largest: int) -> None:
         value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, int) or not smallest <= value <= largest:
+        if isinstance(value, bool) or not isinstance(value, Integral) or not smallest <= int(value) <= largest:
             raise InvalidOptionError(f"{name} is {value!r}; expected an integer from {smallest} to {largest}.")
+        # NumPy's integers cannot be written as JSON.
+        object.__setattr__(self, name, int(value))
 
     def _check_profiles(self) -> None:
         profiles = _items(self.profiles)
@@ -166,6 +168,9 @@ class TensorRTSettings:
                         f"The profile of the input {name!r} is {shapes!r}; expected at least 1 in each dimension. "
                         "Inputs without elements run the original TensorFlow nodes, so an engine never gets any."
                     )
+        plain = tuple({name: _plain_range(shapes) for name, shapes in profile.items()} for profile in profiles)
+        # Whatever they were given as, arrays included: profiles are compared, and stored with an engine.
+        object.__setattr__(self, "profiles", plain)
 
 
 def _is_range(shapes: Any) -> bool:
@@ -177,6 +182,11 @@ def _is_range(shapes: Any) -> bool:
         and 0 <= sizes[0] <= sizes[1] <= sizes[2]
         for sizes in zip(*(shape or () for shape in three), strict=True)
     )
+
+
+def _plain_range(shapes: Any) -> ShapeRange:
+    smallest, tuned_for, largest = (tuple(int(size) for size in shape) for shape in shapes)
+    return smallest, tuned_for, largest
 
 
 def _items(value: Any) -> tuple[Any, ...] | None:

@@ -49,11 +49,14 @@ def attach(config: trt.IBuilderConfig, path: Path, device: Device) -> trt.ITimin
 
 
 def refuse_foreign(path: Path) -> None:
-    """Raises where a file is there that tf_opt did not write, whatever is in it.
+    """Raises where a folder is there, or a file that tf_opt did not write, whatever is in it.
 
     Raises:
-        InvalidOptionError: There is such a file.
+        InvalidOptionError: There is such a file or folder.
     """
+    if path.is_dir():
+        # Said now: a build may take minutes, and what it measured could not be kept.
+        raise InvalidOptionError(f"timing_cache is {str(path)!r}, a folder; expected the path of a file.")
     try:
         with path.open("rb") as file:
             start = file.read(len(MAGIC))
