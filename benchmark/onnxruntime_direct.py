@@ -7,7 +7,8 @@ Outputs are compared before anything is timed. One run of each side counts as on
 a side leaves caches and threads to the next one as it likes; the exit status is 1 where outputs differ, or where the
 median cost of the op is above 5% of ONNX Runtime's own time and above 100 µs.
 
-    python benchmark/onnxruntime_direct.py [--seconds 20] [--output benchmark/results/onnxruntime_direct.json]
+    python benchmark/onnxruntime_direct.py [--through-python] [--seconds 20]
+        [--output benchmark/results/onnxruntime_direct.json]
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from tf_opt.engines.onnxruntime.session import create_session
 from tf_opt.environment import describe_environment
 from tf_opt.files import write_text
 from tf_opt.frozen_graph import FrozenGraph
+from tf_opt.ops import build, onnxruntime_library
 from tf_opt.session import GraphRunner
 from tf_opt.tensor_info import node_name
 from tf_opt.terminal import default_console
@@ -180,17 +182,29 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=20.0, help="time for each point")
     parser.add_argument("--threads", type=int, default=tf.config.threading.get_intra_op_parallelism_threads() or 2)
     parser.add_argument("--layers", type=int, default=12, help="layers of the larger model (12 is BERT-base)")
+    parser.add_argument(
+        "--through-python", action="store_true", help="have Python run the engine, as where the package has no library"
+    )
     parser.add_argument("--output", type=Path, default=ROOT / "benchmark" / "results" / "onnxruntime_direct.json")
     arguments = parser.parse_args()
     threads, seconds = arguments.threads, arguments.seconds
+    library = None if arguments.through_python else onnxruntime_library.find_library()
+    onnxruntime_library.register(build.native_functions(), library)
     rows = rows_of("small BERT", SMALL, SMALL_POINTS, threads, seconds)
     rows += rows_of("MiniLM-L6, random weights", MINILM, MINILM_POINTS, threads, seconds)
     rows += rows_of("BERT-base", {"num_hidden_layers": arguments.layers}, BERT_BASE_POINTS, threads, seconds)
     content = {
         # Without --output, which names a folder of this machine.
-        "command": f"python benchmark/onnxruntime_direct.py --seconds {seconds:g} --layers {arguments.layers}",
+        "command": " ".join(
+            [
+                "python benchmark/onnxruntime_direct.py",
+                *(["--through-python"] if arguments.through_python else []),
+                f"--seconds {seconds:g} --layers {arguments.layers}",
+            ]
+        ),
         "environment": describe_environment(),
         "threads": threads,
+        "through_python": library is None,
         "limits": {"relative": RELATIVE_LIMIT, "absolute_seconds": ABSOLUTE_LIMIT},
         "rows": rows,
     }
