@@ -46,6 +46,10 @@ def check(*models: LightGraph, **options: Any) -> None:
             {"precision": "int8", "quantization": QuantizationSettings(denied_nodes=["hiden/*"])},
             r"quantization\.denied_nodes has 'hiden/\*'",
         ),
+        (
+            {"precision": "int8", "quantization": QuantizationSettings(denied_nodes=["produkt"])},
+            r"'produkt', which no node of the graph is called. Did you mean 'product' or 'probabilities'\?",
+        ),
     ],
 )
 def test_names_of_nothing(options: dict[str, Any], message: str) -> None:

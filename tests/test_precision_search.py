@@ -171,6 +171,9 @@ def test_calibration_data_is_used_instead_of_the_feeds(monkeypatch: pytest.Monke
     assert 1 < read <= 512
     with pytest.raises(errors.InvalidFeedError, match="z"):
         optimizer.optimize_graph_def(wide_mlp(), ["y"], feeds(), calibration_data=[{"z": np.zeros(3, np.float32)}])
+    for wrong, named in ((endless, "got function"), (5, "got int"), (feeds(1)[0], "got one mapping"), ([], "empty")):
+        with pytest.raises(errors.InvalidFeedError, match=f"calibration_data: .*{named}"):
+            optimizer.optimize_graph_def(wide_mlp(), ["y"], feeds(), calibration_data=wrong)
 
 
 def test_segment_that_cannot_be_calibrated_stays_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,6 +199,8 @@ def test_precision_without_hardware_is_refused_before_any_work(monkeypatch: pyte
         optimizer.optimize_graph_def(wide_mlp(), ["y"], feeds())
     with pytest.raises(errors.UnsupportedPrecisionError, match="no 16-bit type"):
         tf_opt.Tf2TrtOpt().optimize_graph_def(wide_mlp(), ["y"], feeds(), disable_fp16=False)
+    with pytest.raises(errors.InvalidOptionError, match="disable_fp16 is 'no'; expected True or False"):
+        tf_opt.Tf2TrtOpt().optimize_graph_def(wide_mlp(), ["y"], feeds(), disable_fp16="no")
 
 
 def test_default_tolerances() -> None:

@@ -28,6 +28,7 @@ def metric(original: Any, optimized: Any) -> float:
         ({"maximum_absolute": -1.0}, "maximum_absolute is -1.0"),
         ({"metric": "f1", "at_least": 0.5}, "expected a callable"),
         ({"metric": metric, "at_least": math.nan}, "at_least is nan"),
+        ({"metric": metric, "at_least": 1.0, "at_most": 0.5}, "no value of the metric is accepted"),
     ],
 )
 def test_impossible_tolerances_say_what_is_wrong(keywords: dict[str, Any], named: str) -> None:
@@ -45,6 +46,12 @@ def test_impossible_tolerances_say_what_is_wrong(keywords: dict[str, Any], named
         (Tolerance(cosine=0.99), Accuracy(maximum_absolute=0.0, cosine=0.98), "cosine 0.98"),
         (Tolerance(cosine=0.99), Accuracy(maximum_absolute=0.0, cosine=math.nan), "cosine nan"),
         (Tolerance(cosine=0.99), Accuracy(maximum_absolute=0.0), ""),
+        (Tolerance(cosine=1.0), Accuracy(maximum_absolute=0.0, cosine=0.9999999998), "cosine 0.9999999998, wanted"),
+        (
+            Tolerance(cosine=0.99999),
+            Accuracy(maximum_absolute=0.0, cosine=0.9),
+            "cosine 0.9, wanted is at least 0.99999",
+        ),
         (Tolerance(metric=metric, at_least=0.5), Accuracy(maximum_absolute=0.0, metric=0.4), "at least 0.5"),
         (Tolerance(metric=metric, at_most=0.5), Accuracy(maximum_absolute=0.0, metric=0.6), "at most 0.5"),
         (Tolerance(metric=metric, at_most=0.5), Accuracy(maximum_absolute=0.0, metric=math.nan), "metric nan"),

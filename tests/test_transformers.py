@@ -148,6 +148,39 @@ def test_only_the_tokens_that_are_read_are_computed(skip: bool) -> None:
     np.testing.assert_allclose(actual, tf_opt.run(frozen, feed)[pooled.key], atol=1e-5)
 
 
+@pytest.mark.parametrize("family", ["bert", "electra"])
+def test_types_of_tokens_may_be_left_to_the_model(family: str) -> None:
+    module = bert_models.serving_module(MODELS[family][0]())
+    frozen = tf_opt.freeze_concrete_function(module.embed.get_concrete_function())
+    feeds = [padded_feed(frozen, "attention_mask", [9, 4], 9), padded_feed(frozen, "attention_mask", [3], 12)]
+    optimized, report = optimize(frozen, feeds[:1], engine="openvino")
+    assert report.patterns == {"layer_normalization": 2 * LAYERS + 1, "gelu": LAYERS, "attention": LAYERS}
+    assert report.engine_count == 1
+    assert tf_opt.compare(frozen, optimized, feeds, show=False).passed
+
+
+def test_padding_is_skipped_in_a_mean_over_the_tokens() -> None:
+    module = bert_models.serving_module(bert())
+    frozen = tf_opt.freeze_concrete_function(module.embed.get_concrete_function())
+    feeds = [padded_feed(frozen, "attention_mask", [9, 4], 9), padded_feed(frozen, "attention_mask", [3], 12)]
+    optimized, report = optimize(frozen, feeds[:1], engine="openvino", skip_padding="attention_mask")
+    (segment,) = report.segments
+    assert segment.onnx_pass_changes["skip_padding"] >= 6 * LAYERS
+    assert tf_opt.compare(frozen, optimized, feeds, show=False).passed
+
+
+def test_the_report_says_where_no_product_works_on_tokens() -> None:
+    with tf.Graph().as_default() as graph:
+        x = tf.compat.v1.placeholder(tf.float32, [None, None, 64], name="x")
+        mask = tf.compat.v1.placeholder(tf.int32, [None, None], name="mask")
+        tf.nn.softmax(tf.nn.relu(x) * tf.cast(mask, tf.float32)[..., None] * 0.5, name="y")
+    feed = {"x": np.ones([2, 3, 64], np.float32), "mask": np.ones([2, 3], np.int32)}
+    optimizer = tf_opt.Tf2TrtOpt(adopt="always", progress=False, cache=False, skip_padding="mask")
+    optimizer.optimize_graph_def(graph.as_graph_def(), ["y"], [feed])
+    (segment,) = optimizer.report.segments
+    assert any("none of its matrix products is known to work on the tokens" in note for note in segment.notes)
+
+
 def test_padding_is_kept_where_tensorflow_goes_on_computing_with_it() -> None:
     frozen = tf_opt.freeze_keras(bert())
     hidden = next(info for info in frozen.outputs if len(info.shape or ()) == 3)

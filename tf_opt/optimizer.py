@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -20,14 +19,17 @@ from tf_opt.graph_checks import frozen_from_graph_def
 from tf_opt.light_graph import LightGraph, light_graph
 from tf_opt.ops.host_weights import keep_weights_on_host
 from tf_opt.optimization_run import OptimizationRun, peak_memory_bytes
-from tf_opt.optimizer_inputs import check_graph_def, needed_feeds, resolve_mask, resolve_precision
+from tf_opt.optimizer_inputs import (
+    check_calibration,
+    check_graph_def,
+    needed_feeds,
+    resolve_mask,
+    resolve_precision,
+)
 from tf_opt.option_names import check_option_names
 from tf_opt.options import Options
 from tf_opt.output_paths import check_folder_place
 from tf_opt.report.optimization import EngineAttempt, OptimizationReport
-
-MAXIMUM_CALIBRATION_FEEDS = 512
-"""How many feeds are taken of `calibration_data`, which may be endless. Quantization looks at a few hundred at most."""
 
 
 class Tf2TrtOpt:
@@ -163,8 +165,7 @@ class Tf2TrtOpt:
         feeds = check_feeds(*needed_feeds(model, test_data))
         calibration = feeds
         if calibration_data is not None and options.precision in ("int8", "auto"):
-            listed = list(itertools.islice(calibration_data, MAXIMUM_CALIBRATION_FEEDS))
-            calibration = check_feeds(*needed_feeds(model, listed))
+            calibration = check_calibration(calibration_data, model)
         optimized, self._report = runs[0].optimize(feeds, calibration)
         tried = [_engine_attempt(runs[0], self._report)]
         for run in runs[1:]:

@@ -2,21 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from tensorflow.core.framework import graph_pb2, tensor_shape_pb2
 
 from tf_opt.engines.base import EngineBackend
-from tf_opt.errors import InvalidGraphError, InvalidOptionError, did_you_mean
-from tf_opt.feeds import Feed, NormalizedFeed
+from tf_opt.errors import InvalidFeedError, InvalidGraphError, InvalidOptionError, did_you_mean
+from tf_opt.feeds import Feed, NormalizedFeed, check_feeds
 from tf_opt.frozen_graph import FrozenGraph, find_tensor
 from tf_opt.light_graph import LightGraph
 from tf_opt.options import Options
 from tf_opt.output_paths import check_folder_place
 from tf_opt.precision import require_16_bit, require_precision
 from tf_opt.tensor_info import TensorInfo, node_name
+
+MAXIMUM_CALIBRATION_FEEDS = 512
+"""How many feeds are taken of `calibration_data`, which may be endless. Quantization looks at a few hundred at most."""
+
+
+def first_feeds(calibration_data: Any) -> Any:
+    """Returns a list of the first feeds of an iterable, each taken once; anything else is returned as it is."""
+    if not isinstance(calibration_data, Iterable) or isinstance(calibration_data, Mapping):
+        return calibration_data  # `check_feeds` says what is wrong with it.
+    return list(itertools.islice(calibration_data, MAXIMUM_CALIBRATION_FEEDS))
+
+
+def check_calibration(calibration_data: Iterable[Feed], model: FrozenGraph | LightGraph) -> list[NormalizedFeed]:
+    """Returns the first feeds of what int8 is to be calibrated with, each taken once.
+
+    Args:
+        calibration_data: Any iterable of feeds, also an endless one.
+        model: The graph.
+
+    Raises:
+        InvalidFeedError: It is no iterable of feeds, it is empty, or one does not fit; the message says which.
+    """
+    try:
+        return check_feeds(*needed_feeds(model, first_feeds(calibration_data)))
+    except InvalidFeedError as error:
+        raise InvalidFeedError(f"calibration_data: {error}") from error
 
 
 def resolve_mask(options: Options, model: FrozenGraph | LightGraph) -> Options:
@@ -50,8 +78,11 @@ def resolve_precision(options: Options, backend: EngineBackend, disable_fp16: bo
         disable_fp16: False is short for the fastest 16-bit type, where the options ask for "fp32".
 
     Raises:
+        InvalidOptionError: `disable_fp16` is neither True nor False.
         UnsupportedPrecisionError: The device has no hardware for the precision.
     """
+    if not isinstance(disable_fp16, bool):
+        raise InvalidOptionError(f"disable_fp16 is {disable_fp16!r}; expected True or False.")
     if not disable_fp16 and options.precision == "fp32":
         return replace(options, precision=require_16_bit(backend))
     if options.precision not in ("fp32", "auto"):
@@ -86,7 +117,7 @@ def writable_folder(path: str | Path) -> Path:
     return folder
 
 
-def needed_feeds(model: FrozenGraph | LightGraph, feeds: Sequence[Feed]) -> tuple[Sequence[Feed], list[TensorInfo]]:
+def needed_feeds(model: FrozenGraph | LightGraph, feeds: Iterable[Feed]) -> tuple[Iterable[Feed], list[TensorInfo]]:
     """Returns the feeds and inputs without the inputs that no output depends on, which feeds may leave out."""
     nodes = {node.name: node for node in model.graph_def.node}
     pending = [node_name(name) for name in model.output_names]

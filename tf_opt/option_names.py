@@ -82,8 +82,10 @@ def _check_patterns(
             # Reports and dumps name nodes that a pass wrote.
             written = more_names()
             if not _matches(pattern, written):
+                # The user knows a node by the name in the graph that was given, if it has one there.
+                nearest = did_you_mean(pattern, names) or did_you_mean(pattern, written)
                 raise InvalidOptionError(
-                    f"{option} has {pattern!r}, which no node of the graph is called.{did_you_mean(pattern, written)} "
+                    f"{option} has {pattern!r}, which no node of the graph is called.{nearest} "
                     "Nodes are called as in node.name, without ':0'; patterns such as 'encoder/*' will do."
                 )
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
+import numpy as np
+
 from tf_opt.comparison import Comparison
+from tf_opt.errors import InvalidOptionError
 from tf_opt.feeds import Array
 from tf_opt.tolerance import Accuracy, Tolerance, objection, worst_metric
 
@@ -33,7 +36,7 @@ class JudgedOutputs:
         """Runs the optimized graph on the feed that the original ran on last."""
         outputs = self._optimized(feed)
         if self._tolerance is not None and self._tolerance.metric is not None:
-            self._metrics.append(float(self._tolerance.metric(self._latest, outputs)))
+            self._metrics.append(_number(self._tolerance.metric(_read_only(self._latest), _read_only(outputs))))
         return outputs
 
     def accuracy(self, comparison: Comparison) -> Accuracy:
@@ -44,6 +47,30 @@ class JudgedOutputs:
             cosine=min(cosines, default=None),
             metric=None if self._tolerance is None else worst_metric(self._tolerance, self._metrics),
         )
+
+
+def _read_only(outputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Returns views that cannot be written: the same arrays are compared afterwards."""
+    views = {name: np.asarray(array).view() for name, array in outputs.items()}
+    for view in views.values():
+        view.flags.writeable = False
+    return views
+
+
+def _number(value: object) -> float:
+    """Returns what the user's metric gave as a number.
+
+    Raises:
+        InvalidOptionError: It is none.
+    """
+    array = np.asarray(value)
+    if array.size != 1 or array.dtype.kind not in "fiub":
+        what = f"an array of shape {list(array.shape)}" if array.ndim else repr(value)
+        raise InvalidOptionError(
+            f"The metric of the tolerance returned {what}; expected one number for each feed, such as "
+            "float(np.mean(...))."
+        )
+    return float(array.reshape(()))
 
 
 def outside_tolerance(comparison: Comparison, accuracy: Accuracy, tolerance: Tolerance | None) -> str:

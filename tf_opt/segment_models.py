@@ -168,6 +168,12 @@ class SegmentModels:
             try:
                 changes = OnnxPipeline(passes, None if dumped is None else dumped.passes("onnx")).run(model)
                 _refuse_readers(passes, readers)
+                if mask is not None and changes.get(SkipPadding.name) == 0:
+                    notes = (
+                        *notes,
+                        f"No padding is skipped in {segment.name}: none of its matrix products is known to work on "
+                        "the tokens of the mask.",
+                    )
                 return model, changes, notes
             except SkipPaddingError as error:
                 refusal: Exception = error

@@ -69,6 +69,11 @@ class Tolerance:
             # The comparison is written so that NaN fails it.
             if not is_number or not lowest <= value <= highest:
                 raise InvalidOptionError(f"{name} is {value!r}; expected a number from {lowest:g} to {highest:g}.")
+        if self.at_least is not None and self.at_most is not None and self.at_least > self.at_most:
+            raise InvalidOptionError(
+                f"at_least is {self.at_least!r} and at_most {self.at_most!r}, so no value of the metric is accepted; "
+                "give only one of them, or exchange them."
+            )
 
     def describe(self) -> str:
         """Returns the criteria as text, such as "cosine at least 0.99"."""
@@ -121,10 +126,16 @@ def objection(tolerance: Tolerance, accuracy: Accuracy) -> str:
     if tolerance.maximum_absolute is not None and not accuracy.maximum_absolute <= tolerance.maximum_absolute:
         return f"largest difference {accuracy.maximum_absolute:.3g}, allowed is {tolerance.maximum_absolute:g}"
     if tolerance.cosine is not None and accuracy.cosine is not None and not accuracy.cosine >= tolerance.cosine:
-        return f"cosine {accuracy.cosine:.5f}, wanted is at least {tolerance.cosine:g}"
+        return f"cosine {_beside(accuracy.cosine, tolerance.cosine)}, wanted is at least {tolerance.cosine:.12g}"
     if accuracy.metric is not None:
-        if tolerance.at_least is not None and not accuracy.metric >= tolerance.at_least:
-            return f"metric {accuracy.metric:.5g}, wanted is at least {tolerance.at_least:g}"
-        if tolerance.at_most is not None and not accuracy.metric <= tolerance.at_most:
-            return f"metric {accuracy.metric:.5g}, wanted is at most {tolerance.at_most:g}"
+        lowest, highest = tolerance.at_least, tolerance.at_most
+        if lowest is not None and not accuracy.metric >= lowest:
+            return f"metric {_beside(accuracy.metric, lowest)}, wanted is at least {lowest:.12g}"
+        if highest is not None and not accuracy.metric <= highest:
+            return f"metric {_beside(accuracy.metric, highest)}, wanted is at most {highest:.12g}"
     return ""
+
+
+def _beside(value: float, limit: float) -> str:
+    """Returns a number with as many digits, from 5 on, as tell it from the limit that it missed."""
+    return next((text for digits in range(5, 17) if float(text := f"{value:.{digits}g}") != limit), repr(value))

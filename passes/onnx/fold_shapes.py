@@ -7,7 +7,18 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from tf_opt.passes.onnx.nodes import add_constant, argument, attribute, bypass, integers, owner, producer, remove_unread
+from tf_opt.passes.onnx.nodes import (
+    BEYOND_EVERY_AXIS,
+    add_constant,
+    argument,
+    attribute,
+    bypass,
+    integers,
+    optional_argument,
+    owner,
+    producer,
+    remove_unread,
+)
 from tf_opt.passes.onnx.pass_base import OnnxPass
 from tf_opt.passes.onnx.shape_rules import SymbolicShape
 from tf_opt.passes.onnx.symbolic_shapes import SymbolicShapes
@@ -20,7 +31,8 @@ class FoldShapes(OnnxPass):
       the latter: "take the input's". A -1 is written only where the graph has one itself, or beside numbers above 0:
       elsewhere it would fail for empty tensors.
     * A Reshape of a Reshape reads the inner one's input.
-    * A Reshape or Expand to the shape that the input has goes.
+    * A Reshape or Expand to the shape that the input has goes, and so does a Slice that takes all of its input, as
+      `mask[..., tf.newaxis]` leaves one behind.
 
     Before, for x of shape [b, s, 8]:
         y = Reshape(x, Concat(Slice(Shape(x), [0], [1]), [-1], [2], [4]))
@@ -33,11 +45,11 @@ class FoldShapes(OnnxPass):
 
     def run(self, model: ir.Model) -> int:
         """See `OnnxPass.run`."""
+        count = sum(_drop_whole_slice(node) for node in list(model.graph))
         if not any(node.op_type in ("Reshape", "Expand") for node in model.graph):
-            return 0
+            return count
         shapes = SymbolicShapes(model)
         targets: dict[tuple[int, ...], ir.Value] = {}
-        count = 0
         for node in list(model.graph):
             if node.graph is None or node.domain != "" or node.op_type not in ("Reshape", "Expand"):
                 continue
@@ -49,6 +61,16 @@ class FoldShapes(OnnxPass):
             elif node.op_type == "Reshape":
                 count += _fold_target(node, after, shapes, targets)
         return count
+
+
+def _drop_whole_slice(node: ir.Node) -> bool:
+    if node.domain != "" or node.op_type != "Slice":
+        return False
+    starts, ends, steps = (integers(optional_argument(node, index)) for index in (1, 2, 4))
+    if starts is None or ends is None or (steps is None and optional_argument(node, 4) is not None):
+        return False
+    is_whole = not any(starts) and min(ends) >= BEYOND_EVERY_AXIS and set(steps or (1,)) == {1}
+    return is_whole and bypass(node, argument(node, 0))
 
 
 def _fold_target(

@@ -20,6 +20,9 @@ AttributeValue: TypeAlias = int | float | str | Sequence[int]
 REAL_TYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 """Element types for which engines have fused kernels. Models in float64 keep their operators."""
 
+BEYOND_EVERY_AXIS = 10**9
+"""An end of a Slice from which on it means that of the axis: tf2onnx writes this number, others the largest integer."""
+
 
 def producer(value: ir.Value | None, *op_types: str) -> ir.Node | None:
     """Returns the node that computes `value` if it is one of these ONNX operators, None otherwise."""

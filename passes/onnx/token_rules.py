@@ -13,7 +13,16 @@ from typing import NoReturn, TypeAlias
 import onnx_ir as ir
 
 from tf_opt.errors import SkipPaddingError
-from tf_opt.passes.onnx.nodes import argument, attribute, axes_of, constant, integers, optional_argument, scalar
+from tf_opt.passes.onnx.nodes import (
+    BEYOND_EVERY_AXIS,
+    argument,
+    attribute,
+    axes_of,
+    constant,
+    integers,
+    optional_argument,
+    scalar,
+)
 from tf_opt.passes.onnx.token_facts import ORIGINAL, MaskFunction, PaddingFacts, Rows
 from tf_opt.passes.onnx.token_functions import MaskFunctions
 from tf_opt.passes.onnx.token_layout import TokenLayout, reshape_groups
@@ -311,7 +320,7 @@ def slice_parameters(node: ir.Node, rank: int) -> dict[int, tuple[int, int, int]
 def is_whole(bounds: tuple[int, int, int]) -> bool:
     """Whether a slice takes all of its axis."""
     start, end, step = bounds
-    return start == 0 and step == 1 and end >= 2**31 - 1
+    return start == 0 and step == 1 and end >= BEYOND_EVERY_AXIS
 
 
 def concatenation(node: ir.Node, seen: Sequence[PaddingFacts], scene: Scene) -> PaddingFacts:

@@ -16,9 +16,9 @@ from tf_opt.tensor_info import tensor_name
 
 _INDEX_OPS = frozenset(
     "Shape Size Rank StridedSlice Slice Pack ConcatV2 Range ExpandDims Squeeze Reshape Cast Prod AddV2 Sub Mul Maximum "
-    "Minimum Identity".split()
+    "Minimum Identity Fill".split()
 )
-"""What shapes, lengths and positions are computed with. On integers each costs next to nothing."""
+"""What shapes, lengths, positions and the types of tokens are computed with. On integers each costs next to nothing."""
 
 _MAXIMUM_COPIES = 64
 """More nodes than this in front of one node are no index arithmetic, but a computation on integers."""

@@ -177,7 +177,8 @@ def _layer(position: int, name: str, node: ir.Node) -> Layer | str:
     if is_constant(activation):
         return "both inputs are constant"
     if activation.dtype not in (None, ir.DataType.FLOAT) or weight.dtype not in (None, ir.DataType.FLOAT):
-        return f"its inputs are {activation.dtype} and {weight.dtype}, not FLOAT"
+        other = next(dtype for dtype in (weight.dtype, activation.dtype) if dtype not in (None, ir.DataType.FLOAT))
+        return f"it computes in {other}, and only products in FLOAT are quantized"
     shape = _shape_of(weight)
     if shape is None or len(shape) != 2:
         return "its weight is no matrix"

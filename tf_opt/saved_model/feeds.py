@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +10,7 @@ from tf_opt.errors import InvalidFeedError, UnfeedableInputError, did_you_mean
 from tf_opt.feeds import Feed, check_feeds
 from tf_opt.frozen_graph import FrozenGraph
 from tf_opt.light_graph import LightGraph
-from tf_opt.optimizer import MAXIMUM_CALIBRATION_FEEDS
-from tf_opt.optimizer_inputs import needed_feeds
+from tf_opt.optimizer_inputs import first_feeds, needed_feeds
 from tf_opt.random_feeds import random_feeds
 from tf_opt.saved_model.parts import SharedGraph
 
@@ -66,7 +64,7 @@ class GivenFeeds:
         self._calibration = _named("calibration_data", calibration, signatures, endpoints)
         if self._calibration is not None and not isinstance(self._calibration, Mapping):
             # One that can be run through once has to serve several signatures.
-            self._calibration = list(itertools.islice(self._calibration, MAXIMUM_CALIBRATION_FEEDS))
+            self._calibration = first_feeds(self._calibration)
 
     def make_up(self, groups: Iterable[SharedGraph]) -> None:
         """Makes the feeds that are not given but made up, now that the graphs are known.

@@ -132,3 +132,18 @@ def test_allowzero(zero):
     body = "y = Reshape <allowzero=1> (x, t)"
     feeds = [{"x": np.zeros((0, 3, 8), np.float32)}]
     apply_pass(FoldShapes(), model(body, "float[A, B] y", t=[0, 5]), changes=0, feeds=feeds)
+
+
+@pytest.mark.parametrize(
+    ("starts", "ends", "steps", "goes"),
+    [
+        ([0, 0], [10**9, 2**63 - 1], [1, 1], True),
+        ([0, 1], [10**9, 10**9], [1, 1], False),
+        ([0, 0], [10**9, 2], [1, 1], False),
+        ([0, 0], [10**9, 10**9], [1, 2], False),
+    ],
+)
+def test_a_slice_of_everything_goes(starts, ends, steps, goes):
+    body = "s = Slice(x, starts, ends, axes, steps)  y = Neg(s)"
+    graph = model(body, "float[B, T, 8] y", starts=starts, ends=ends, axes=[0, 1], steps=steps)
+    assert ops(apply_pass(FoldShapes(), graph, changes=int(goes)))["Slice"] == (not goes)

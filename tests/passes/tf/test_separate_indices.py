@@ -61,3 +61,17 @@ def test_floating_point_arithmetic_is_not_copied() -> None:
         return tf.sin(doubled, name="sin") + doubled
 
     apply_pass(SeparateIndices(["sin"]), graph_of(build), changed=False)
+
+
+def test_types_of_tokens_that_are_filled_in_are_copied_with_their_shape() -> None:
+    """What a model looks up where the user gives no token types must not take the shapes out of the engine."""
+
+    def build() -> tf.Tensor:
+        sizes = tf.shape(placeholder("ids", [None, None], tf.int32), name="shape")
+        types = tf.fill(tf.stack([sizes[0], sizes[1]]), 0, name="types")
+        gathered = tf.gather(tf.constant(TABLE), types, name="gather")
+        return tf.reshape(gathered, tf.stack([sizes[0], sizes[1], 2, 2], name="target"), name="y")
+
+    view = GraphView(apply_pass(SeparateIndices(["gather"]), graph_of(build), changed=True))
+    assert view.node("gather").input[1] == "types_outside"
+    assert not any(name.endswith("_outside") for name in view.node("target").input)
