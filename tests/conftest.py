@@ -94,6 +94,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             ranks[item.path] = min(start_rank(item), ranks.get(item.path, 2))
         items.sort(key=lambda item: ranks[item.path])
     for item in items:
+        if item.get_closest_marker("slow") is not None:
+            # Tracing real models line by line takes half as long again, and finds no line that quick tests do not.
+            item.add_marker(pytest.mark.no_cover)
         if item.get_closest_marker("gpu") is not None and (reason := why_no_gpu()) is not None:
             item.add_marker(pytest.mark.skip(reason=f"needs a GPU: {reason}"))
 
