@@ -14,16 +14,16 @@ import tf_opt
 from tf_opt import errors
 
 HEAVY_PACKAGES = {"keras", "numpy", "onnx", "onnxruntime", "openvino", "tensorflow", "tensorrt", "tf2onnx", "tf_keras"}
-IMPORT_SECONDS = 0.3
 LAZY_NAMES = [name for name in tf_opt.__all__ if name not in {"__version__", "errors"}]
 NAMES_OF_SUBMODULES_TOO = [each.name for each in pkgutil.iter_modules(tf_opt.__path__) if each.name in LAZY_NAMES]
 
+MAXIMUM_MODULES = 350
+"""Python 3.11 has loaded 212 after `import tf_opt`, nearly all of its own; a package more brings hundreds."""
+
 IMPORT_AND_REPORT = """
-import json, sys, time
-start = time.perf_counter()
+import json, sys
 import tf_opt
-seconds = time.perf_counter() - start
-print(json.dumps({"seconds": seconds, "modules": sorted(sys.modules)}))
+print(json.dumps(sorted(sys.modules)))
 """
 
 # Imports tf_opt as if for the first time. TensorFlow stays loaded, which a process for each case would load again.
@@ -41,20 +41,11 @@ def run_python(code: str) -> str:
     return completed.stdout
 
 
-def test_import_is_quick() -> None:
-    # The best of several: what else the machine does at the moment only ever adds time.
-    seconds = []
-    for _ in range(5):
-        seconds.append(json.loads(run_python(IMPORT_AND_REPORT))["seconds"])
-        if seconds[-1] < IMPORT_SECONDS:
-            return
-    pytest.fail(f"import tf_opt takes {min(seconds):.2f} s at best, allowed are {IMPORT_SECONDS} s")
-
-
-def test_import_loads_no_heavy_package() -> None:
-    modules = json.loads(run_python(IMPORT_AND_REPORT))["modules"]
+def test_import_loads_little() -> None:
+    modules = json.loads(run_python(IMPORT_AND_REPORT))
     assert "tf_opt" in modules
     assert HEAVY_PACKAGES.isdisjoint(module.partition(".")[0] for module in modules)
+    assert len(modules) < MAXIMUM_MODULES
 
 
 def test_every_public_name_resolves_as_the_first_one() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 _PACKAGES = tuple(
-    "tensorflow tensorflow-cpu openvino onnxruntime tensorrt nncf tf2onnx onnx onnx-ir onnxscript numpy tf_opt".split()
+    "tensorflow tensorflow-cpu openvino onnxruntime tensorrt nncf tf2onnx onnx onnx-ir numpy tf_opt".split()
 )
 
 
