@@ -36,7 +36,7 @@ class QuantizationResult:
         layers: What `find_layers` found to quantize.
         recipe: How each layer was quantized, with its error.
         skipped: Matrix products that stay in floating point, and why.
-        notes: What the user should know of the calibration data.
+        notes: What the user should know of the calibration data, and of work that stays in floating point.
         from_cache: Whether the recipe was read instead of made.
         seconds: How long it took.
     """
@@ -104,10 +104,18 @@ def quantize_segment(
         layers=tuple(layers),
         recipe=recipe,
         skipped=(*skipped, *unused),
-        notes=recipe.notes,
+        notes=(*recipe.notes, *_note_of_convolutions(model)),
         from_cache=stored is not None,
         seconds=time.perf_counter() - started,
     )
+
+
+def _note_of_convolutions(model: ir.Model) -> tuple[str, ...]:
+    count = sum(not node.domain and node.op_type in ("Conv", "ConvTranspose") for node in model.graph)
+    if not count:
+        return ()
+    subject = "1 convolution stays" if count == 1 else f"{count} convolutions stay"
+    return (f"{subject} in floating point: only matrix products are quantized.",)
 
 
 def _calibrate(
