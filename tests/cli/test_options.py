@@ -120,7 +120,7 @@ def test_every_setting_of_tensorrt_arrives() -> None:
     for field in fields(TensorRTSettings):
         found = strategy if field.name == "profile_strategy" else settings
         assert getattr(found, field.name) != getattr(defaults, field.name), field.name
-    assert settings.profiles == [{"ids": ((1, 16), (1, 128), (8, 512))}]
+    assert list(settings.profiles) == [{"ids": ((1, 16), (1, 128), (8, 512))}]
     assert settings.workspace_bytes == 2 * 2**30
 
 
