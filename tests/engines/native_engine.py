@@ -32,15 +32,18 @@ class NativeError(Exception):
     """What an engine says where it fails."""
 
 
-@functools.cache
-def native_functions() -> ctypes.CDLL:
-    """Compiles the runtime with native_engine.cc, and registers the installed ONNX Runtime.
-
-    Skips the test where the installed package has no library for it.
-    """
+def installed_library() -> Path:
+    """Returns ONNX Runtime's library; each version in constraints.txt brings one, so its absence is a failure."""
     library = find_library()
     if library is None:
-        pytest.skip("the installed onnxruntime has no libonnxruntime.so")
+        pytest.fail("No libonnxruntime.so is found; the onnxruntime of constraints.txt has one: make venv")
+    return library
+
+
+@functools.cache
+def native_functions() -> ctypes.CDLL:
+    """Compiles the runtime with native_engine.cc, and registers the installed ONNX Runtime."""
+    library = installed_library()
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "libnative_engine.so"
         source = Path(__file__).with_suffix(".cc")

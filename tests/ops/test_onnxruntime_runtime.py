@@ -16,6 +16,7 @@ import pytest
 import tensorflow as tf
 from onnx import TensorProto, helper
 
+from tests.engines.native_engine import installed_library
 from tests.ops.engine_graphs import (
     HIDDEN,
     batch_of,
@@ -48,9 +49,7 @@ def run_through(library: Path | None) -> None:
 @pytest.fixture(params=["native", "python"])
 def host(request: pytest.FixtureRequest) -> Iterator[str]:
     """Runs the test with each of both, as it finds the same graphs."""
-    library = onnxruntime_library.find_library()
-    if request.param == "native" and library is None:
-        pytest.skip("the installed onnxruntime has no libonnxruntime.so")
+    library = installed_library()
     run_through(library if request.param == "native" else None)
     yield request.param
     run_through(library)
@@ -282,8 +281,7 @@ print("onnxruntime" in sys.modules, open("/proc/self/maps").read().count("libonn
 
 def test_a_process_may_end_with_a_session_open() -> None:
     """And such an engine runs without ONNX Runtime's Python module."""
-    if onnxruntime_library.find_library() is None:
-        pytest.skip("the installed onnxruntime has no libonnxruntime.so")
+    installed_library()
     result = subprocess.run(
         [sys.executable, "-c", PROGRAM.format(root=str(ROOT))],
         capture_output=True,
