@@ -30,6 +30,7 @@ from tests.ops.engine_graphs import (
     engine_op,
     onnx_model,
     tf1,
+    tf1_function,
 )
 from tf_opt.ops import build, onnxruntime_library
 from tf_opt.ops.held_tensors import HeldTensor, refer
@@ -73,7 +74,8 @@ class EngineSession:
         with tf1.Graph().as_default() as graph:
             fed = [tf1.placeholder(options.get("input_type", tf.float32), None) for _ in range(inputs)]
             constants = [tf.constant(weight) for weight in weights]
-            fetched = engine_op(fed, constants, outputs, engine=stored(model), runtime=RUNTIME)
+            fallback = options.get("fallback", "")
+            fetched = engine_op(fed, constants, outputs, engine=stored(model), runtime=RUNTIME, fallback=fallback)
         self.run = tf1.Session(graph=graph).make_callable(fetched, fed)
 
 
@@ -209,11 +211,52 @@ def test_a_run_that_fails_is_an_error_and_the_next_one_works(host: str) -> None:
     open_shape = [("input_0", FLOAT, ["a", "b"]), ("input_1", FLOAT, ["c", "d"])]
     session = EngineSession(onnx_model(nodes, open_shape, [("output_0", FLOAT, ["e", "f"])]), [tf.float32], inputs=2)
     for _ in range(2):
-        with pytest.raises(tf.errors.InternalError, match=r"product.*dimension mismatch"):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=r"product.*dimension mismatch") as caught:
             session.run(np.ones((2, 3), np.float32), np.ones((2, 3), np.float32))
         (found,) = session.run(np.ones((2, 3), np.float32), np.ones((3, 1), np.float32))
         np.testing.assert_array_equal(found, [[3], [3]])
+        for part in ("Segment 'segment' (runtime 'onnxruntime')", "input_1[2,3]", "has no fallback function"):
+            assert part in caught.value.message
     assert counters()["runs"] == 2
+
+
+def test_an_invalid_request_is_tensorflow_s_own_error(host: str) -> None:
+    """An id beyond the table: in runs into ONNX Runtime's memory, and in those into TensorFlow's."""
+
+    @tf1_function([tf.int64, tf.float32])
+    def look_up(ids: tf.Tensor, table: tf.Tensor) -> tf.Tensor:
+        return tf.gather(table, ids)
+
+    table = np.arange(8, dtype=np.float32).reshape(4, 2)
+    model = onnx_model(
+        [helper.make_node("Gather", ["weight_0", "input_0"], ["output_0"])],
+        [("input_0", INT64, ["n"]), ("weight_0", FLOAT, [4, 2])],
+        [("output_0", FLOAT, ["n", 2])],
+    )
+    session = EngineSession(model, [tf.float32], weights=[table], input_type=tf.int64, fallback=look_up)
+    for _ in range(3):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=r"= 9 is not in \[0, 4\)"):
+            session.run([1, 9])
+        np.testing.assert_array_equal(session.run([1, 3])[0], table[[1, 3]])
+    assert (counters()["runs"], counters()["fallback_runs"]) == (3, 3)
+
+
+def test_what_the_engine_does_not_run_and_the_fallback_does(host: str) -> None:
+    with dense_run(engine=stored(dense_onnx(batch=4)), fallback=True) as run:
+        for rows in (4, 3, 4, 3):
+            np.testing.assert_allclose(run(batch_of(rows)), dense(batch_of(rows)), rtol=1e-5, atol=1e-5)
+    assert (counters()["runs"], counters()["fallback_runs"]) == (2, 2)
+
+
+def test_an_engine_of_other_types_than_its_node_s_runs_no_fallback(host: str) -> None:
+    @tf1_function([tf.float64, tf.float32, tf.float32])
+    def never(x: tf.Tensor, weight: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+        return tf.matmul(tf.cast(x, tf.float32), weight) + bias
+
+    session = EngineSession(dense_onnx(), [tf.float32], weights=dense_weights(), input_type=tf.float64, fallback=never)
+    with pytest.raises(tf.errors.InternalError, match=r"(?s)tensor\(double\).*tensor\(float\)"):
+        session.run(batch_of(2).astype(np.float64))
+    assert counters()["fallback_runs"] == 0
 
 
 def test_no_rows_run_the_fallback(host: str) -> None:

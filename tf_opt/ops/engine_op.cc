@@ -178,9 +178,8 @@ Status EngineOp::CountedRun(OpKernelContext* context, Engine* engine) {
   }
   if (status.ok()) ++statistics_->runs;
   if (status.code == Code::kUnsupportedShape && !warned_of_shape_.exchange(true)) {
-    LOG(WARNING)
-        << Describe(status).message
-        << ". Calls with such shapes run the segment's original TensorFlow nodes (said once).";
+    LOG(WARNING) << Describe(status).message
+                 << ". Such calls run the segment's original TensorFlow nodes (said once).";
   }
   return status;
 }

@@ -72,6 +72,7 @@ class Api {
   Failure* (*const SetInterOpNumThreads)(SessionOptions*, int threads) = At(25);
   Failure* (*const SessionGetInputCount)(const Session*, size_t*) = At(30);
   Failure* (*const SessionGetOutputCount)(const Session*, size_t*) = At(31);
+  Failure* (*const SessionGetInputTypeInfo)(const Session*, size_t index, TypeInfo**) = At(33);
   Failure* (*const SessionGetOutputTypeInfo)(const Session*, size_t index, TypeInfo**) = At(34);
   // The names are freed by the allocator.
   Failure* (*const SessionGetInputName)(const Session*, size_t index, Allocator*, char**) = At(36);

@@ -9,6 +9,8 @@
 //   from the second run of these input shapes on. Of the others TensorFlow takes ONNX Runtime's
 //   memory over, and may write to it: it is new in each run, for an output that is a constant too.
 //   * A shape is never believed: ONNX Runtime refuses to write an output of another one.
+//   * What ONNX Runtime does not run is for the original nodes: an invalid request so meets
+//   TensorFlow's own error. Only an engine that does not fit its node is an error of its own.
 //   * ONNX Runtime allows runs from several threads at once, and no lock is held during one.
 
 #include <cstring>
@@ -59,7 +61,10 @@ class OnnxRuntimeEngine : public Engine {
     for (size_t i = 0; i < inputs; ++i) names_.push_back(Name(api.SessionGetInputName, i));
     for (size_t i = 0; i < outputs; ++i) names_.push_back(Name(api.SessionGetOutputName, i));
     for (const std::string& name : names_) name_pointers_.push_back(name.c_str());
-    for (size_t i = 0; i < outputs; ++i) output_types_.push_back(OutputType(i));
+    for (size_t i = 0; i < inputs; ++i)
+      input_types_.push_back(Type(api.SessionGetInputTypeInfo, i));
+    for (size_t i = 0; i < outputs; ++i)
+      output_types_.push_back(Type(api.SessionGetOutputTypeInfo, i));
     shapes_ = std::make_unique<OutputShapes>(outputs);
     for (size_t i = 0; i < inputs; ++i) input_of_port_.push_back(IndexOf(names_[i], "input_"));
     for (size_t i = 0; i < outputs; ++i) {
@@ -95,13 +100,15 @@ class OnnxRuntimeEngine : public Engine {
     try {
       return RunOrThrow(inputs, outputs);
     } catch (const std::exception& exception) {
-      return Status::Error("ONNX Runtime " + library_->version() + " does not run " +
-                           ShapesText(inputs) + ": " + OneLine(exception.what()));
+      return {TakesTypesOf(inputs) ? Code::kUnsupportedShape : Code::kError,
+              "ONNX Runtime " + library_->version() + " does not run " + ShapesText(inputs) + ": " +
+                  OneLine(exception.what())};
     }
   }
 
  private:
   using GetName = Failure* (*)(const Session*, size_t, Allocator*, char**);
+  using GetType = Failure* (*)(const Session*, size_t, TypeInfo**);
 
   std::string Name(GetName get, size_t index) const {
     char* name = nullptr;
@@ -112,16 +119,24 @@ class OnnxRuntimeEngine : public Engine {
   }
 
   // TensorFlow's number of the type; zero for what is no tensor, or of a type without number.
-  int OutputType(size_t index) const {
+  int Type(GetType get, size_t index) const {
     const Api& api = library_->api();
     TypeInfo* type = nullptr;
-    library_->Check(api.SessionGetOutputTypeInfo(session_->session.get(), index, &type));
+    library_->Check(get(session_->session.get(), index, &type));
     const Holder<TypeInfo> held(type, api.ReleaseTypeInfo);
     const TensorInfo* tensor = nullptr;
     library_->Check(api.CastTypeInfoToTensorInfo(type, &tensor));
     int element = 0;
     if (tensor != nullptr) library_->Check(api.GetTensorElementType(tensor, &element));
     return DtypeOfOnnx(element);
+  }
+
+  bool TakesTypesOf(const std::vector<TensorView>& inputs) const {
+    for (size_t port = 0; port < input_of_port_.size(); ++port) {
+      const size_t index = input_of_port_[port];
+      if (index >= inputs.size() || inputs[index].dtype != input_types_[port]) return false;
+    }
+    return true;
   }
 
   Status RunOrThrow(const std::vector<TensorView>& inputs, OutputAllocator* outputs) {
@@ -240,6 +255,7 @@ class OnnxRuntimeEngine : public Engine {
   std::vector<std::string> names_;  // Of the inputs, then of the outputs.
   std::vector<const char*> name_pointers_;
   std::vector<int> input_of_port_;  // The node's input that each of the session's reads.
+  std::vector<int> input_types_;    // Of the session's inputs, as TensorFlow numbers them.
   std::vector<int> output_types_;
   std::vector<int> passed_;  // The node's input that an output is, or -1.
   std::unique_ptr<OutputShapes> shapes_;

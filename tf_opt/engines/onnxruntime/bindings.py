@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -13,9 +14,10 @@ import numpy as np
 
 from tf_opt.engines.onnxruntime.element_types import numpy_type, onnx_type
 from tf_opt.engines.onnxruntime.output_shapes import Shape
+from tf_opt.errors import EngineRunError, TfOptError
 
 if TYPE_CHECKING:
-    from tf_opt.ops.python_runtime import Array
+    from tf_opt.ops.python_runtime import Array, RawArray
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,30 @@ class LentBinding:
         # What ONNX Runtime allocated for outputs is let go of, too.
         self._binding.clear()
         self._idle.append(self._binding)
+
+
+def run_error(error: Exception, ports: Sequence[Port], inputs: Sequence[RawArray]) -> TfOptError:
+    """Returns what is raised where ONNX Runtime does not run a call.
+
+    Args:
+        error: What ONNX Runtime raised.
+        ports: The session's inputs.
+        inputs: What they were given.
+
+    Returns:
+        An UnsupportedShapeError: the original nodes run the call, or refuse it with TensorFlow's own error. Where the
+        engine takes other element types than its node has, which is no matter of the call, an EngineRunError.
+    """
+    import onnxruntime
+
+    from tf_opt.ops.python_runtime import UnsupportedShapeError
+
+    shapes = " ".join(
+        f"{port.name}[{','.join(map(str, array.shape))}]" for port, array in zip(ports, inputs, strict=True)
+    )
+    fit = all(port.dtype == array.dtype for port, array in zip(ports, inputs, strict=True))
+    kind = UnsupportedShapeError if fit else EngineRunError
+    return kind(f"ONNX Runtime {onnxruntime.__version__} does not run inputs of shape {shapes}: {error}")
 
 
 def _options_without_waiting() -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from tf_opt.engines.onnxruntime.bindings import Binding, BoundSession
+from tf_opt.engines.onnxruntime.bindings import Binding, BoundSession, run_error
 from tf_opt.engines.onnxruntime.element_types import onnx_type
 from tf_opt.engines.onnxruntime.output_shapes import OutputShapes, Shape
 from tf_opt.engines.tensorrt import cuda
@@ -64,7 +64,10 @@ class DeviceEngine:
             binding.clear_outputs()
             for port in bound.outputs:
                 binding.bind_new_output(port)
-            bound.run(binding)
+            try:
+                bound.run(binding)
+            except Exception as error:  # Its exceptions share no base below Exception.
+                raise run_error(error, bound.inputs, inputs) from error
             values = binding.outputs()
             self._shapes.learn(shapes, [tuple(value.shape()) for value in values])
             for index, value in enumerate(values):

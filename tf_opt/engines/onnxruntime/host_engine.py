@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tf_opt.engines.onnxruntime.bindings import Binding, BoundSession, array_of
+from tf_opt.engines.onnxruntime.bindings import Binding, BoundSession, array_of, run_error
 from tf_opt.engines.onnxruntime.element_types import onnx_type
 from tf_opt.engines.onnxruntime.output_shapes import OutputShapes, Shape
 
@@ -29,6 +29,7 @@ class HostEngine:
         * Where the shape is not known, ONNX Runtime allocates, and TensorFlow takes the memory over. It may write to
           it: ONNX Runtime gives out new memory in each run, for an output that is a constant too.
         * A shape is never believed: ONNX Runtime refuses to write an output that is bound with another one.
+        * What ONNX Runtime does not run is for the original nodes; see `run_error`.
     """
 
     def __init__(self, session: Any) -> None:
@@ -44,7 +45,7 @@ class HostEngine:
             for port, (address, shape, dtype) in zip(self._bound.inputs, inputs, strict=True):
                 binding.bind_input(port, onnx_type(dtype), shape, address or _NOWHERE)
             if expected is None or not self._run_into(binding, expected, outputs):
-                self._run_and_learn(binding, shapes, outputs)
+                self._run_and_learn(binding, inputs, outputs)
         for index, source in self._bound.passed.items():
             # In place of what was taken over above, which is the input's own memory.
             address, shape, dtype = inputs[source]
@@ -69,14 +70,17 @@ class HostEngine:
                     self._give(index, value, outputs)
         return True
 
-    def _run_and_learn(self, binding: Binding, inputs: tuple[Shape, ...], outputs: RawOutputs) -> None:
+    def _run_and_learn(self, binding: Binding, inputs: Sequence[RawArray], outputs: RawOutputs) -> None:
         """Runs into memory of ONNX Runtime, and has TensorFlow take it over."""
         binding.clear_outputs()
         for port in self._bound.outputs:
             binding.bind_new_output(port)
-        self._bound.run(binding)
+        try:
+            self._bound.run(binding)
+        except Exception as error:  # Its exceptions share no base below Exception.
+            raise run_error(error, self._bound.inputs, inputs) from error
         values = binding.outputs()
-        self._shapes.learn(inputs, [tuple(value.shape()) for value in values])
+        self._shapes.learn(tuple([array.shape for array in inputs]), [tuple(value.shape()) for value in values])
         for index, value in enumerate(values):
             self._give(index, value, outputs)
 
