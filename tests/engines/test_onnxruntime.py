@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import ml_dtypes
@@ -16,32 +16,20 @@ from onnx import TensorProto, helper
 
 import tf_opt
 import tf_opt.ops
-from tests.engines.native_engine import NativeEngine, native_functions, raw
+from tests.engines.conftest import Loader
+from tests.engines.native_engine import raw
 from tests.engines.onnx_models import Array, TakenOutputs, definition_of, model_of, relu_model, run
 from tests.small_graphs import engine_nodes, feed, mlp, run_graph_def
 from tf_opt.engines.base import SegmentModel
 from tf_opt.engines.onnxruntime import ONNXRuntimeBackend, host_engine, load_engine, session
 from tf_opt.engines.onnxruntime.output_shapes import MAXIMUM_LEARNED
 from tf_opt.errors import EngineBuildError
-from tf_opt.ops.python_runtime import EngineDefinition
 
 FLOAT, INT64, BOOL, BFLOAT16 = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL, TensorProto.BFLOAT16
 WEIGHTS = [
     np.random.default_rng(1).standard_normal((4, 3), np.float32),
     np.random.default_rng(2).standard_normal(3, np.float32),
 ]
-
-
-Loader = Callable[[EngineDefinition], Any]
-
-
-@pytest.fixture(params=["native", "python"])
-def load(request: pytest.FixtureRequest) -> Loader:
-    """Loads an engine of the op's own runtime, or of the one in Python: both hold to the same."""
-    if request.param == "python":
-        return load_engine
-    native_functions()
-    return NativeEngine
 
 
 def rows(count: int, seed: int = 0) -> Array:

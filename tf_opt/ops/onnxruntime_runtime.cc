@@ -278,6 +278,10 @@ std::shared_ptr<OpenSession> MakeSession(const Library* library, const std::stri
   // Threads wait for more work by spinning; once no run is left they stop, so that TensorFlow's
   // get the cores.
   library->Check(api.AddSessionConfigEntry(made, "session.force_spinning_stop", "1"));
+  // A Gemm with a bias has no kernel for quantized matrices and computes in floating point; apart,
+  // the product is one of integers, and the bias goes into the Gelu or sum behind it.
+  library->Check(api.AddSessionConfigEntry(made, "optimization.disable_specified_optimizers",
+                                           "MatMulAddFusion"));
   std::vector<std::string> names;
   std::vector<const char*> name_pointers;
   for (size_t i = 0; i < used.size(); ++i) {

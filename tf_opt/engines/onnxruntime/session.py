@@ -52,7 +52,7 @@ def create_session(
 
     if provider != "cpu":
         preload_libraries()
-    options = _session_options(threads)
+    options = _session_options(threads, provider)
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     values: list[Any] = []
@@ -87,7 +87,7 @@ def create_session(
     return session
 
 
-def _session_options(threads: int) -> Any:
+def _session_options(threads: int, provider: Provider) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -97,6 +97,10 @@ def _session_options(threads: int) -> Any:
     options.log_severity_level = _ONLY_FATAL
     # Threads wait for more work by spinning; once no run is left they stop, so that TensorFlow's get the cores.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    if provider == "cpu":
+        # A Gemm with a bias has no kernel for quantized matrices and computes in floating point; apart, the product is
+        # one of integers, and the bias goes into the Gelu or sum behind it.
+        options.add_session_config_entry("optimization.disable_specified_optimizers", "MatMulAddFusion")
     return options
 
 
