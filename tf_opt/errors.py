@@ -174,6 +174,10 @@ class ExportError(TfOptError):
         self.nodes = nodes
 
 
+class ExporterVersionError(TfOptError, ImportError):
+    """The installed tf2onnx lacks something that an export calls; the message names the releases that have it."""
+
+
 def nearest_names(name: str, candidates: Iterable[str], count: int = 3) -> list[str]:
     """Returns up to `count` candidates that look most like `name`, best first."""
     return difflib.get_close_matches(name, list(candidates), n=count, cutoff=0.4)

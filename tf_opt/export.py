@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -22,8 +22,9 @@ import tensorflow as tf
 from onnx import numpy_helper
 from tensorflow.core.framework import graph_pb2
 
-from tf_opt.errors import ExportError, InvalidOptionError
-from tf_opt.reproducible_model import make_reproducible, name_without_counters
+from tf_opt.errors import ExportError, ExporterVersionError, InvalidOptionError
+from tf_opt.reproducible_model import make_reproducible
+from tf_opt.tf2onnx_parts import optimizers, part
 
 DEFAULT_OPSET = 17
 """The newest ONNX opset that every supported engine reads: TensorRT 8.5 and 8.6 stop at 17."""
@@ -75,11 +76,13 @@ def check_opset(opset: int) -> int:
 
 @cache
 def convertible_ops(opset: int = DEFAULT_OPSET) -> frozenset[str]:
-    """Returns the names of the TensorFlow ops that tf2onnx converts to `opset`."""
-    from tf2onnx.handler import tf_op  # tf2onnx takes a second to import and is not needed for anything else.
-    from tf2onnx.tfonnx import process_tf_graph  # noqa: F401  (registers the handlers)
+    """Returns the names of the TensorFlow ops that tf2onnx converts to `opset`.
 
-    versions = tf_op.get_opsets()[""]
+    Raises:
+        ExporterVersionError: The installed tf2onnx is one that tf_opt cannot export with.
+    """
+    part("process_tf_graph")  # Its module registers the handlers.
+    versions = part("handlers").get_opsets()[""]
     return frozenset(name for handlers in versions[: opset + 1] for name in handlers)
 
 
@@ -109,41 +112,18 @@ def _convert_select(context: Any, node: Any, name: str, arguments: Sequence[Any]
     tf2onnx alone writes condition * x + (1 - condition) * y unless it sees a NaN or an infinity among the constants,
     which turns an infinity in the branch that is not taken (a mask of -inf, say) into NaN.
     """
-    from tf2onnx.onnx_opset.controlflow import Select
-
     node.set_attr("handles_nan", 1)
-    Select.version_9(context, node)
+    part("Select").version_9(context, node)
     del node.attr["handles_nan"]  # No attribute of Where.
 
 
-def _optimizers(known: Collection[str]) -> Mapping[str, Callable[[], Any]]:
-    """Returns tf2onnx's optimizers, of which the one that merges equal nodes keeps the same of them each time."""
-    from tf2onnx import optimizer
-
-    def merging() -> Any:
-        merger = optimizer.MergeDuplicatedNodesOptimizer()
-        merge = merger._merge_nodes_that_are_duplicated
-
-        def in_order(nodes: list[Any], graph: Any) -> None:
-            bases = {node.name: name_without_counters(node.name, known) for node in nodes}
-            nodes.sort(key=lambda node: (bases[node.name], bases[node.name] != node.name))
-            merge(nodes, graph)
-
-        merger._merge_nodes_that_are_duplicated = in_order
-        return merger
-
-    return {**optimizer._get_optimizers(), "merge_duplication": merging}
-
-
 def _convert(segment_graph: graph_pb2.GraphDef, inputs: list[str], outputs: list[str], opset: int) -> onnx.ModelProto:
-    from tf2onnx import optimizer, tfonnx
-
     graph = tf.Graph()
     with graph.as_default():
         tf.import_graph_def(segment_graph, name="")
     rename = {f"{name}:0": name for name in inputs + outputs}
     with tf.compat.v1.Session(graph=graph):
-        onnx_graph = tfonnx.process_tf_graph(
+        onnx_graph = part("process_tf_graph")(
             graph,
             opset=opset,
             input_names=[f"{name}:0" for name in inputs],
@@ -154,7 +134,7 @@ def _convert(segment_graph: graph_pb2.GraphDef, inputs: list[str], outputs: list
     # catch_errors copies the whole graph before each of its optimizers, only to go back where one fails; that is most
     # of its time. An optimizer that fails fails the export instead, and the segment stays TensorFlow.
     known = {node.name for node in segment_graph.node}
-    onnx_graph = optimizer.optimize_graph(onnx_graph, catch_errors=False, optimizers=_optimizers(known))
+    onnx_graph = part("optimize_graph")(onnx_graph, catch_errors=False, optimizers=optimizers(known))
     model: onnx.ModelProto = onnx_graph.make_model("segment")
     return model
 
@@ -179,6 +159,7 @@ def export_segment(
     Raises:
         ExportError: tf2onnx does not convert a node. `nodes` of the error holds the names that it blamed, as far as it
             named any.
+        ExporterVersionError: The installed tf2onnx is one that tf_opt cannot export with.
     """
     check_opset(opset)
     counts = {"input": input_count, "weight": weight_count, "output": output_count}
@@ -192,6 +173,8 @@ def export_segment(
         logger.setLevel(logging.ERROR)
         try:
             model = _convert(segment_graph, inputs + weights, outputs, opset)
+        except ExporterVersionError:
+            raise
         except Exception as error:
             text = "\n".join([*collector.messages, str(error)])
             known = {node.name for node in segment_graph.node}
