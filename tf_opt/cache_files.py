@@ -113,6 +113,10 @@ class CacheFolder:
         """Returns the file of a key."""
         return self.folder / f"{key}{self._suffix}"
 
+    def is_empty(self) -> bool:
+        """Tells whether there is no entry."""
+        return next(self.folder.glob(f"*{self._suffix}"), None) is None
+
     def load(self, key: str) -> tuple[Mapping[str, Any], memoryview] | None:
         """Returns header and payload of an entry, or None where there is none that is whole; removes a damaged one."""
         try:

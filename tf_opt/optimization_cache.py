@@ -62,6 +62,10 @@ class OptimizationCache:
         self.folder = default_folder("optimizations") if folder is None else Path(folder).expanduser()
         self._files = CacheFolder(self.folder, _SUFFIX, MAGIC, limit_bytes)
 
+    def is_empty(self) -> bool:
+        """Tells whether there is no result to be loaded; so it is where there is no such folder."""
+        return self._files.is_empty()
+
     def load(self, key: str) -> CacheEntry | None:
         """Returns the entry of a key, or None where there is none that can be used. An unusable one is removed.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from tensorflow.core.framework import graph_pb2
@@ -27,8 +26,8 @@ from tf_opt.optimizer_inputs import (
     resolve_precision,
 )
 from tf_opt.option_names import check_option_names
+from tf_opt.option_paths import check_option_paths
 from tf_opt.options import Options
-from tf_opt.output_paths import check_folder_place
 from tf_opt.report.optimization import EngineAttempt, OptimizationReport
 
 
@@ -50,11 +49,10 @@ class Tf2TrtOpt:
         Raises:
             InvalidOptionError: A keyword is no option, or its value is not allowed.
             UnknownEngineError: There is no engine of that name.
-            OutputPathError: `dump_dir` cannot be written to.
+            OutputPathError: `dump_dir`, `cache_dir` or TensorRT's `timing_cache` cannot be written to.
         """
         self.options = Options.from_keywords(options)
-        if self.options.dump_dir is not None:
-            check_folder_place(Path(self.options.dump_dir))
+        check_option_paths(self.options)
         self._report: OptimizationReport | None = None
 
     @property
