@@ -30,11 +30,12 @@ import tensorflow as tf
 from peer_workers.protocol import cpu_flags
 
 import tf_opt
+from tf_opt.engines.onnxruntime.session import session_options
 from tf_opt.environment import describe_environment
 from tf_opt.files import write_text
 from tf_opt.terminal import default_console
 
-POINTS = ((1, 128), (8, 128))
+POINTS = ((1, 16), (1, 128), (8, 128))
 CALIBRATION = ((4, 128), (4, 64))
 KINDS = (
     # The first whose words a name has; names of operators and of OpenVINO's kernels, in lower case.
@@ -126,9 +127,7 @@ def onnxruntime_side(path: Path, inputs: Mapping[str, Any], threads: int) -> tup
     import onnxruntime
 
     def session(**attributes: Any) -> Any:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.add_session_config_entry("session.force_spinning_stop", "1")
+        options = session_options(threads, "cpu")
         for name, value in attributes.items():
             setattr(options, name, value)
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -50,6 +50,12 @@ def _onnxruntime(name: str, precision: str, **options: Any) -> PeerSpec:
 PEERS = (
     PeerSpec(name=ORIGINAL, precision="fp32", module="tensorflow_session"),
     PeerSpec(
+        name="tensorflow-callers-thread",
+        precision="fp32",
+        module="tensorflow_session",
+        options={"callers_thread": True},
+    ),
+    PeerSpec(
         name="tensorflow-xla",
         precision="fp32",
         module="tensorflow_session",

@@ -20,6 +20,8 @@ OUTPUT_TENSORS = ("Identity:0", "Identity_1:0")
 def session_config(threads: int, options: Mapping[str, Any]) -> tf.compat.v1.ConfigProto:
     """Returns TensorFlow's default configuration with the given number of threads, and what the options turn on."""
     config = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=threads)
+    if options.get("callers_thread"):
+        config.inter_op_parallelism_threads = -1
     if options.get("xla"):  # On a CPU it also takes the flag that the catalog sets.
         config.graph_options.optimizer_options.global_jit_level = tf.compat.v1.OptimizerOptions.ON_2
     if options.get("bf16"):

@@ -52,7 +52,7 @@ def create_session(
 
     if provider != "cpu":
         preload_libraries()
-    options = _session_options(threads, provider)
+    options = session_options(threads, provider)
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     values: list[Any] = []
@@ -87,7 +87,13 @@ def create_session(
     return session
 
 
-def _session_options(threads: int, provider: Provider) -> Any:
+def session_options(threads: int, provider: Provider) -> Any:
+    """Returns the SessionOptions of all sessions, the op's own included.
+
+    Args:
+        threads: CPU threads of one run.
+        provider: Where the session runs.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
