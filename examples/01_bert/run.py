@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 import time
 import warnings
@@ -17,12 +18,15 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+# TensorFlow's errors become Python's exceptions; what it logs beside them is about GPUs that are not there.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import bert_models
 import numpy as np
 import transformers
 
 import tf_opt
+from tf_opt.tensorflow_log import import_tensorflow
 from tf_opt.terminal import default_console
 
 console = default_console()
@@ -59,6 +63,8 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.runs < 1:
         parser.error(f"--runs is {arguments.runs}; expected at least 1")
+    with console.status("loading TensorFlow"):
+        import_tensorflow()
     # Their notes on how the models were loaded would drown what this shows.
     transformers.logging.set_verbosity_error()
     logging.getLogger("tensorflow").setLevel(logging.ERROR)

@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import logging
 import os
-import re
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterator
 
 from tf_opt.cli.output import Output
-
-LOG_LEVEL_VARIABLE = "TF_CPP_MIN_LOG_LEVEL"
-"""What TensorFlow's C++ code logs: 0 all, 1 no more than warnings, 2 errors, 3 nothing."""
-
-_HEADING = "WARNING: All log messages before absl::InitializeLog"
-_LOGGED = re.compile(r"([IWEF])\d{4} ")
-_SEVERITIES = "IWEF"
+from tf_opt.tensorflow_log import LOG_LEVEL_VARIABLE, import_tensorflow
 
 _TALKATIVE = ("tensorflow", "transformers", "nncf", "tf2onnx", "absl", "matplotlib")
 """Loggers that warn of what a user of the command line can do nothing about."""
@@ -37,35 +28,8 @@ def prepare_environment(output: Output, *, legacy_keras: bool) -> None:
     if legacy_keras:
         # Not a default: with another value these classes do not work at all.
         os.environ["TF_USE_LEGACY_KERAS"] = "1"
-    if "tensorflow" in sys.modules or output.verbose or level in ("", "0"):
-        return
-    with tempfile.TemporaryFile() as said, os.fdopen(os.dup(2), "w") as stderr:
-        os.dup2(said.fileno(), 2)
-        try:
-            with output.doing("loading TensorFlow", stderr):
-                importlib.import_module("tensorflow")
-        finally:
-            os.dup2(stderr.fileno(), 2)
-            said.seek(0)
-            stderr.write(at_level(said.read().decode(errors="replace"), level))
-
-
-def at_level(text: str, level: str) -> str:
-    """Returns what is left at a log level of what TensorFlow's C++ code writes while it is imported.
-
-    It does not heed the level before Python has imported all of it, and begins with a heading for that.
-
-    Args:
-        text: Lines of its log, and others.
-        level: The log level, as the environment variable has it.
-    """
-    least = int(level) if level.isdecimal() else 0
-    lines = []
-    for line in text.splitlines(True):
-        logged = _LOGGED.match(line)
-        if not line.startswith(_HEADING) and (logged is None or _SEVERITIES.index(logged[1]) >= least):
-            lines.append(line)
-    return "".join(lines)
+    if not output.verbose and level not in ("", "0"):
+        import_tensorflow(lambda stderr: output.doing("loading TensorFlow", stderr))
 
 
 @contextlib.contextmanager
