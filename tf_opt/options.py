@@ -29,8 +29,8 @@ class Options:
 
     engine: str | Sequence[str] = "auto"
     # Which backend builds the engines; "auto" takes the first of TensorRT, ONNX Runtime on a GPU and OpenVINO that can
-    # run on this machine; "fastest" optimizes with every one that can, and keeps the result that measures fastest. Of
-    # several names, each engine gets what those before it refuse.
+    # run on this machine, but ONNX Runtime for int8 on x86 processors without VNNI; "fastest" optimizes with every one
+    # that can, and keeps the result that measures fastest. Of several names, each engine gets what those before refuse.
 
     tensorrt: TensorRTSettings | None = None
     # How TensorRT builds and runs its engines: shape profiles, workspace, timing cache. None: the defaults.

@@ -64,7 +64,13 @@ PEERS = (
     ),
     PeerSpec(name="tensorflow-bf16", precision="bf16", module="tensorflow_session", options={"bf16": True}),
     *(
-        PeerSpec(name=f"tf_opt-{each}", precision=each, module="tf_opt_graph", options={"precision": each}, copies=10.0)
+        PeerSpec(
+            name=f"tf_opt-{each}",
+            precision=each,
+            module="tf_opt_graph",
+            options={"precision": each, "engine": "fastest" if each == "auto" else "openvino"},
+            copies=10.0,
+        )
         for each in ("fp32", "fp16", "bf16", "int8", "auto")
     ),
     *(

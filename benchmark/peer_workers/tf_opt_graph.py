@@ -36,7 +36,7 @@ class TfOptPeer(SessionPeer):
         # Adopted without a comparison, which the benchmark makes itself; "auto" cannot choose without one. Not from the
         # cache: a result that was measured on another day is none of this run.
         optimizer = tf_opt.Tf2TrtOpt(
-            engine=options.get("engine", "auto"),
+            engine=options["engine"],
             precision=precision,
             adopt="measured" if precision == "auto" else "always",
             specialize_after=0,
