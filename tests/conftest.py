@@ -8,7 +8,7 @@ import itertools
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 # TensorFlow reads both when it is imported, which the first test module does.
@@ -18,6 +18,7 @@ os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 
 import hypothesis
 import pytest
+from coverage import Coverage
 
 # Building an engine or tracing a function takes longer than hypothesis's 200 ms, the more so on a busy machine.
 hypothesis.settings.register_profile("local", deadline=None)
@@ -94,11 +95,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             ranks[item.path] = min(start_rank(item), ranks.get(item.path, 2))
         items.sort(key=lambda item: ranks[item.path])
     for item in items:
-        if item.get_closest_marker("slow") is not None:
-            # Tracing real models line by line takes half as long again, and finds no line that quick tests do not.
-            item.add_marker(pytest.mark.no_cover)
         if item.get_closest_marker("gpu") is not None and (reason := why_no_gpu()) is not None:
             item.add_marker(pytest.mark.skip(reason=f"needs a GPU: {reason}"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    # Tracing real models line by line takes half as long again, and finds no line that quick tests do not. pytest-cov's
+    # marker `no_cover` would leave out the test alone and trace its fixtures, which make the models.
+    measured = Coverage.current() if item.get_closest_marker("slow") is not None else None
+    if measured is None:
+        return (yield)
+    measured.stop()
+    try:
+        return (yield)
+    finally:
+        measured.start()
 
 
 def start_rank(item: pytest.Item) -> int:

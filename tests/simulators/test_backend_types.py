@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -50,8 +50,13 @@ def check() -> Check:
     return run
 
 
-def installed_tree(folder: Path) -> Path:
-    """Lays out tf_opt as it is installed, with passes/ inside, and the backend as a copy of its own."""
+@pytest.fixture(scope="module")
+def installed_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """tf_opt as it is installed, with passes/ inside, and without the backend.
+
+    One for all checks: mypy keeps what it found by path, and looks at the rest of tf_opt once.
+    """
+    folder = tmp_path_factory.mktemp("installed")
     package = folder / "tf_opt"
     (package / "engines").mkdir(parents=True)
     for source in (*(REPOSITORY / "tf_opt").iterdir(), REPOSITORY / "passes"):
@@ -60,19 +65,26 @@ def installed_tree(folder: Path) -> Path:
     for source in (REPOSITORY / "tf_opt/engines").iterdir():
         if source.name != "tensorrt":
             (package / "engines" / source.name).symlink_to(source)
-    shutil.copytree(REPOSITORY / "tf_opt/engines/tensorrt", package / "engines/tensorrt")
     return folder
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-def test_backend_is_correct_against_the_real_bindings(check: Check, tmp_path: Path, version: str) -> None:
-    assert check(installed_tree(tmp_path), version).startswith("Success: no issues found")
+@pytest.fixture
+def tree(installed_tree: Path) -> Iterator[Path]:
+    """The installed tree with the backend as a copy that the test may change."""
+    backend = installed_tree / "tf_opt/engines/tensorrt"
+    shutil.copytree(REPOSITORY / "tf_opt/engines/tensorrt", backend)
+    yield installed_tree
+    shutil.rmtree(backend)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_misspelt_calls_are_errors(check: Check, tmp_path: Path, version: str) -> None:
+def test_backend_is_correct_against_the_real_bindings(check: Check, tree: Path, version: str) -> None:
+    assert check(tree, version).startswith("Success: no issues found")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_misspelt_calls_are_errors(check: Check, tree: Path, version: str) -> None:
     """Shows that the backend's calls are checked, and not calls of Any."""
-    tree = installed_tree(tmp_path)
     for right, wrong in MISSPELT.items():
         found = [path for path in tree.glob("tf_opt/engines/tensorrt/*.py") if right in path.read_text()]
         assert found, right
