@@ -54,6 +54,7 @@ NEVER_EMPTY = {
     "joined": lambda x, n: tf.reduce_mean(tf.concat([x, x[:, 1:]], axis=1), axis=1),
     "product": lambda x, n: tf.reduce_mean(tf.reshape(x, [-1, 2]), axis=0),
     "broadcast": lambda x, n: tf.reduce_max(x + tf.transpose(x, [1, 0, 2]), axis=[0, 1]),
+    "new axis": lambda x, n: tf.reduce_max(x * x[..., 0][..., tf.newaxis], axis=1),
     "pooled": lambda x, n: tf.reduce_mean(tf.nn.max_pool2d(x[..., None], 2, 1, "VALID"), axis=[1, 2]),
 }
 

@@ -35,6 +35,7 @@ from tf_opt.passes.tf.pipeline import EXPORT_PASSES
 from tf_opt.passes.tf.segment import Segment
 from tf_opt.passes.tf.splice import EngineNode
 from tf_opt.report.optimization import SegmentReport
+from tf_opt.segment_facts import SegmentFacts
 from tf_opt.tensor_info import TensorInfo, node_name, tensor_name
 from tf_opt.weights import WeightStore, constant_node
 
@@ -95,6 +96,7 @@ class SegmentModels:
         self._stage = stage
         self._describe = describe
         self._profiles = profiles
+        self._facts = SegmentFacts()
 
     def prepare(self, light: graph_pb2.GraphDef, weights: WeightStore, segment: Segment) -> PreparedSegment:
         """Exports a segment and brings it into canonical form.
@@ -130,6 +132,7 @@ class SegmentModels:
                 exported.model,
                 segment.weights,
                 lambda index: weights.array(node_name(segment.weights[index].name)),
+                self._facts.inputs(light, segment),
             )
 
         profiles: tuple[ShapeProfile, ...] = ()

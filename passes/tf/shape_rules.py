@@ -261,19 +261,22 @@ def _slice(facts: NodeFacts) -> Shapes:
 
 @_rule("StridedSlice")
 def _strided_slice(facts: NodeFacts) -> Shapes:
-    """Knows the slices whose unknown dimensions are taken whole ([:]) or are cut from a constant front."""
+    """Knows the slices whose unknown dimensions are taken whole (by [:] or [...]) or are cut from a constant front."""
     shape, strides = facts.input_shapes[0], facts.constant_input(3)
     begin, end, static = facts.constant_input(1), facts.constant_input(2), facts.output_shapes[0]
     if shape is None or strides is None or begin is None or end is None or static is None:
         return None
-    if facts.integer("ellipsis_mask"):
-        return None
     new, shrink = facts.integer("new_axis_mask"), facts.integer("shrink_axis_mask")
-    open_begin, open_end = facts.integer("begin_mask"), facts.integer("end_mask")
+    ellipsis, open_begin, open_end = (facts.integer(f"{name}_mask") for name in ("ellipsis", "begin", "end"))
     dims: list[Dim] = []
     axis = 0
     for index, stride in enumerate(strides):
         bit = 1 << index
+        if ellipsis & bit:
+            behind = sum(not new & 1 << later for later in range(index + 1, len(strides)))
+            dims.extend(shape[axis : len(shape) - behind])
+            axis = len(shape) - behind
+            continue
         if new & bit:
             dims.append(1)
             continue

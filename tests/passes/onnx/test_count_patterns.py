@@ -40,5 +40,11 @@ def test_attention_in_each_form(body, form):
     assert operators[form] in {node.op_type for node in model.graph}
 
 
+def test_attention_whose_weights_are_fetched_too():
+    model = attention(HUGGING_FACE, outputs="float[B, S, 8] y, float[B, 2, S, S] p")
+    assert count_patterns(model) == expected(attention=1)
+    assert len(model.graph.outputs) == 2
+
+
 def test_none():
     assert count_patterns(model_of("g (float[B, 8] x) => (float[B, 8] y) { y = Softmax(x) }")) == expected()
