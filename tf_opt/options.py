@@ -37,8 +37,8 @@ class Options:
 
     precision: Precision = "fp32"
     # What engines compute in: "fp32"; "fp16" or "bf16", with LayerNorm, softmax and the like kept in fp32; "int8" for
-    # the matrix products, calibrated with the feeds, and the rest in the device's fastest type; "auto" tries all that
-    # the device has hardware for, and keeps the fastest within tolerance.
+    # the matrix products and convolutions, calibrated with the feeds, and the rest in the device's fastest type; "auto"
+    # tries all that the device has hardware for, and keeps the fastest within tolerance.
 
     tolerance: Tolerance | None = None
     # How far outputs may be from the original's. None: rtol and atol for fp32, a cosine for the other precisions.

@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 
+from tests.quantization.convolution_networks import KINDS, images, network
 from tests.quantization.segments import block, feeds_of, nodes, relative_error, run
 from tf_opt.errors import CalibrationError
 from tf_opt.quantization import QuantizationSettings, quantize_segment, rank_layers
@@ -36,6 +37,17 @@ def test_layers_that_are_denied_are_no_business_of_nncf():
     result = quantize_segment(block(), feeds_of(block()), settings)
     assert result.quantized_layers == ("MatMul_3", "MatMul_6")
     assert all(entry.bias_shift is None for entry in result.recipe.layers)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["openvino", "onnxruntime"])
+def test_nncf_quantizes_convolutions(target):
+    pytest.importorskip("nncf")
+    result = quantize_segment(network(), images(6), QuantizationSettings(method="nncf", target=target))
+    assert result.quantized_layers == KINDS
+    (feed,) = images(1, seed=99)
+    assert 0 < relative_error(run(network(), feed)[0], run(result.model, feed)[0]) < 0.05
+    assert all(0 < entry.error < 0.1 for entry in result.recipe.layers)
 
 
 def test_without_nncf_the_other_method_is_named(monkeypatch):

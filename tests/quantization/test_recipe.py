@@ -19,6 +19,8 @@ def example():
             weight_scales=np.arange(5, dtype=np.float32) + index,
             bias_shift=None if index else np.ones(5, np.float32),
             error=0.01,
+            result_scale=0.5 if index else None,
+            result_zero_point=3 * index,
         )
         for index in range(2)
     ]
@@ -29,8 +31,18 @@ def test_bytes_and_back():
     read = Recipe.from_bytes(example().to_bytes())
     assert (read.symmetric, read.weight_levels, read.notes) == (False, 63, ("few rows",))
     for stored, original in zip(read.layers, example().layers, strict=True):
-        for name in ("position", "name", "scale", "zero_point", "exponent", "error"):
+        for name in (
+            "position",
+            "name",
+            "scale",
+            "zero_point",
+            "exponent",
+            "error",
+            "result_scale",
+            "result_zero_point",
+        ):
             assert getattr(stored, name) == getattr(original, name)
+        assert stored.result_zero_point == original.result_zero_point
         for name in ("smoothing", "weight_scales", "bias_shift"):
             np.testing.assert_array_equal(getattr(stored, name), getattr(original, name))
 
@@ -52,7 +64,7 @@ def test_a_cut_file_is_found(length):
 def test_another_version_is_not_read(monkeypatch):
     stored = example().to_bytes()
     monkeypatch.setattr(module, "FORMAT_VERSION", 99)
-    with pytest.raises(ValueError, match="version 1, not 99"):
+    with pytest.raises(ValueError, match="version 2, not 99"):
         Recipe.from_bytes(stored)
 
 

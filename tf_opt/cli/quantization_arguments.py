@@ -33,7 +33,7 @@ class QuantizationArguments:
         list[str] | None,
         typer.Option(
             rich_help_panel=_PANEL,
-            **one_of(("MatMul", "Gemm"), "ONNX operators that stay in floating point. Repeatable."),
+            **one_of(("MatMul", "Gemm", "Conv"), "ONNX operators that stay in floating point. Repeatable."),
         ),
     ] = None
     quantization_denied_node: Annotated[
@@ -73,7 +73,7 @@ class QuantizationArguments:
     quantization_minimum_weight_elements: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Smaller products stay in floating point.", show_default="4096", rich_help_panel=_PANEL
+            min=1, help="Smaller matrix products stay in floating point.", show_default="4096", rich_help_panel=_PANEL
         ),
     ] = None
     quantization_maximum_samples: Annotated[

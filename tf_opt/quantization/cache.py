@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from tf_opt.files import write_bytes
-from tf_opt.quantization.layers import Layer
+from tf_opt.quantization.layers import AnyLayer
 from tf_opt.quantization.recipe import FORMAT_VERSION, Recipe
 from tf_opt.quantization.settings import QuantizationSettings
 
@@ -28,7 +28,7 @@ _SETTINGS_IN_LAYERS = ("denied_ops", "denied_nodes", "minimum_weight_elements")
 """Settings that only choose layers. These are in the key, so that equal choices share an entry."""
 
 
-def cache_key(model: ir.Model, layers: Sequence[Layer], feeds_digest: str, settings: QuantizationSettings) -> str:
+def cache_key(model: ir.Model, layers: Sequence[AnyLayer], feeds_digest: str, settings: QuantizationSettings) -> str:
     """Returns the name of the entry for these layers of a segment.
 
     Args:
@@ -45,7 +45,7 @@ def cache_key(model: ir.Model, layers: Sequence[Layer], feeds_digest: str, setti
     return digest.hexdigest()
 
 
-def read_recipe(folder: Path | None, key: str, layers: Sequence[Layer]) -> Recipe | None:
+def read_recipe(folder: Path | None, key: str, layers: Sequence[AnyLayer]) -> Recipe | None:
     """Returns the entry with the names that the layers have now; None where there is none or it is damaged."""
     if folder is None:
         return None

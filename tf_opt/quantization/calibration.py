@@ -1,7 +1,6 @@
 """Checks the calibration feeds, and collects what flows into each matrix product when they run.
 
-ONNX Runtime computes the segment with the big constants as inputs: it copies and packs those of a model, which would
-take twice their size. Only a sample of rows and each channel's range leave the session.
+Only a sample of rows and each channel's range leave the session.
 """
 
 from __future__ import annotations
@@ -12,12 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 from rich.progress import Progress
 
 from tf_opt.errors import CalibrationError
 from tf_opt.quantization.layers import Layer
+from tf_opt.quantization.observation import Observation, is_finite
 from tf_opt.quantization.settings import QuantizationSettings
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -31,11 +30,9 @@ FEWEST_ROWS = 160
 """Below this a note says that there are too few. The worst of 200 sentence embeddings of MiniLM had a cosine to the
 original of 0.985 with ranges from 126 tokens, and of 0.994 to 0.996 with those from 178 to 900."""
 
-_FED_ELEMENTS = 4096
-"""Constants of at least so many elements are fed, the others are written into the model."""
-
-_AXES_AS_INPUT = 18
-"""The opset from which reductions take their axes as an input."""
+_ROWS_OF_A_SAMPLE = 32
+"""Where there are convolutions, a sample counts as so many rows at most: an image has as many as places, and two of
+them say more than one twice as large."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,17 +67,22 @@ def select_feeds(
     """
     if isinstance(calibration, Mapping):
         raise CalibrationError("The calibration data is a single mapping; expected a list of them, one for each feed.")
+    is_convolutional = any(not node.domain and node.op_type == "Conv" for node in model.graph)
+
+    def row_count(feed: Feed) -> int:
+        return _row_count(feed, is_convolutional)
+
     if isinstance(calibration, Sequence):
-        chosen = [_checked(model, calibration[index]) for index in _spread(len(calibration), settings.maximum_samples)]
-        total = sum(map(_row_count, chosen))
+        chosen = [_checked(model, calibration[index]) for index in spread(len(calibration), settings.maximum_samples)]
+        total = sum(map(row_count, chosen))
         if total > settings.maximum_rows:
             fitting = max(1, len(chosen) * settings.maximum_rows // total)
-            chosen = [chosen[index] for index in _spread(len(chosen), fitting)]
+            chosen = [chosen[index] for index in spread(len(chosen), fitting)]
     else:
         chosen, total = [], 0
         for feed in calibration:
             chosen.append(_checked(model, feed))
-            total += _row_count(chosen[-1])
+            total += row_count(chosen[-1])
             if len(chosen) >= settings.maximum_samples or total >= settings.maximum_rows:
                 break
     if not chosen:
@@ -88,7 +90,7 @@ def select_feeds(
             "There is no calibration feed, so the ranges of int8 are unknown. Give feeds like those that the model "
             "will be served; some dozens of sentences are enough."
         )
-    return chosen, _notes(chosen)
+    return chosen, _notes(chosen, sum(map(row_count, chosen)))
 
 
 def digest_of(feeds: Sequence[Feed]) -> str:
@@ -113,52 +115,50 @@ def collect(
     Raises:
         CalibrationError: ONNX Runtime cannot run the segment, or an activation is not finite.
     """
-    import onnxruntime  # Heavy, and only int8 needs it.
-
-    proto, weights = _observed_model(model, groups, rows_per_feed=-(-SAMPLED_ROWS // len(feeds)))
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    # An arena would keep the memory of the largest activations until the session ends.
-    options.enable_cpu_mem_arena = False
-    try:
-        session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        known = {value.name for value in session.get_inputs()}
-        observed: list[list[Array]] = []
-        for feed in progress.track(feeds, description="calibrate"):
-            fed = {name: array for name, array in feed.items() if name in known}
-            observed.append(session.run(None, {**fed, **weights}))
-    except Exception as error:  # ONNX Runtime's exceptions share no base below Exception.
-        raise CalibrationError(f"ONNX Runtime cannot run the segment to calibrate it: {error}") from error
+    observation = Observation(model)
+    rows_per_feed = -(-SAMPLED_ROWS // len(feeds))
+    for index, group in enumerate(groups):
+        value = observation.value(group[0].activation)
+        _observe(observation, value, group[0].shape[0], f"observed_{index}", rows_per_feed)
+    observed = observation.run(feeds, progress, "calibrate")
     samples = []
     for index, group in enumerate(groups):
         seen = (run[_OBSERVED * index : _OBSERVED * (index + 1)] for run in observed)
         rows, low, high, total = zip(*seen, strict=True)
         sample = ActivationSample(rows=np.concatenate(rows), low=np.min(low, axis=0), high=np.max(high, axis=0))
         # The total, because ONNX Runtime's smallest and largest value pass over NaN.
-        if not (np.isfinite(total).all() and np.isfinite(sample.low).all() and np.isfinite(sample.high).all()):
-            raise CalibrationError(
-                f"What flows into {group[0].name} is not finite in the calibration feeds. Feed values that the "
-                f"original model handles, or deny the node (denied_nodes=['{group[0].name}'])."
-            )
+        if not is_finite((*total, sample.low, sample.high)):
+            raise not_finite(group[0].name)
         samples.append(sample)
     return samples
 
 
-def _spread(count: int, wanted: int) -> list[int]:
+def not_finite(layer: str) -> CalibrationError:
+    """Returns the error for a layer that reads what is not finite."""
+    return CalibrationError(
+        f"What flows into {layer} is not finite in the calibration feeds. Feed values that the original model handles, "
+        f"or deny the node (denied_nodes=['{layer}'])."
+    )
+
+
+def spread(count: int, wanted: int) -> list[int]:
     """Returns `wanted` indices below `count`, evenly spaced."""
     if count <= wanted:
         return list(range(count))
     return [index * count // wanted for index in range(wanted)]
 
 
-def _row_count(feed: Feed) -> int:
+def _row_count(feed: Feed, is_convolutional: bool) -> int:
     """Returns how many rows a feed brings: an id or an entry of a mask is one each, floating point has a row last."""
-    counts = [
-        array.size if array.dtype.kind in "iub" else array.size // max(1, array.shape[-1])
-        for array in feed.values()
-        if array.ndim
-    ]
-    return max(counts, default=1)
+
+    def rows(array: Array) -> int:
+        if array.dtype.kind in "iub":
+            return int(array.size)
+        count: int = array.size // max(1, array.shape[-1])
+        most: int = array.shape[0] * _ROWS_OF_A_SAMPLE
+        return min(count, most) if is_convolutional else count
+
+    return max((rows(array) for array in feed.values() if array.ndim), default=1)
 
 
 def _checked(model: ir.Model, feed: Feed) -> dict[str, Array]:
@@ -201,9 +201,8 @@ def _digest(feed: Feed) -> bytes:
     return digest.digest()
 
 
-def _notes(feeds: Sequence[Feed]) -> tuple[str, ...]:
+def _notes(feeds: Sequence[Feed], rows: int) -> tuple[str, ...]:
     notes = []
-    rows = sum(map(_row_count, feeds))
     if rows < FEWEST_ROWS:
         notes.append(
             f"Only {rows} rows (tokens) in {len(feeds)} feeds were given for calibration; ranges of int8 found on "
@@ -222,76 +221,25 @@ def _notes(feeds: Sequence[Feed]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _observed_model(
-    model: ir.Model, groups: Sequence[Sequence[Layer]], rows_per_feed: int
-) -> tuple[onnx.ModelProto, dict[str, Array]]:
-    """Returns a model whose outputs are rows and ranges of what each group reads, and its weights by name."""
-    from onnx_ir.passes.common import RemoveUnusedNodesPass
+def _observe(observation: Observation, value: ir.Value, channels: int, name: str, rows_per_feed: int) -> None:
+    """Shows some rows, and smallest, largest and sum of each channel of `value`."""
 
-    copy = model.clone()
-    graph = copy.graph
-    nodes = list(graph)
-    opset = copy.opset_imports.get("", 1)
-    outputs = []
-    for index, group in enumerate(groups):
-        # Positions are those of the original, to which nothing has been added yet in the list.
-        activation = nodes[group[0].position].inputs[0]
-        if activation is None:
-            raise ValueError(f"The layer {group[0].name!r} reads nothing.")
-        outputs += _observe(graph, activation, group[0].shape[0], f"observed_{index}", rows_per_feed, opset)
-    graph.outputs.clear()
-    graph.outputs.extend(outputs)
-    RemoveUnusedNodesPass()(copy)
-    weights: dict[str, Array] = {}
-    for name, value in list(graph.initializers.items()):
-        tensor = value.const_value
-        # Data in a file beside the model would be looked for in the working directory.
-        if tensor is None or (tensor.size < _FED_ELEMENTS and not isinstance(tensor, ir.ExternalTensor)):
-            continue
-        weights[name] = np.ascontiguousarray(tensor.numpy())
-        del graph.initializers[name]
-        value.const_value = None
-        graph.inputs.append(value)
-    return ir.serde.serialize_model(copy), weights
+    def constant(suffix: str, *numbers: int) -> ir.Value:
+        return observation.constant(np.asarray(numbers, np.int64), f"{name}_{suffix}")
 
+    def add(op: str, inputs: Sequence[ir.Value], suffix: str, **attributes: int) -> ir.Value:
+        return observation.add(op, inputs, f"{name}_{suffix}", attributes)
 
-def _observe(
-    graph: ir.Graph, value: ir.Value, channels: int, name: str, rows_per_feed: int, opset: int
-) -> list[ir.Value]:
-    """Adds nodes that compute some rows, and smallest, largest and sum of each channel of `value`."""
-
-    def constant(suffix: str, numbers: Sequence[int]) -> ir.Value:
-        tensor = ir.tensor(np.asarray(numbers, np.int64), name=f"{name}_{suffix}")
-        shape = ir.Shape([len(numbers)])
-        made = ir.Value(name=tensor.name, type=ir.TensorType(tensor.dtype), shape=shape, const_value=tensor)
-        graph.register_initializer(made)
-        return made
-
-    def add(op: str, inputs: Sequence[ir.Value], suffix: str, **attributes: Any) -> ir.Value:
-        node = ir.node(op, inputs, attributes, name=f"{name}_{suffix}_node")
-        node.outputs[0].name = f"{name}_{suffix}"
-        graph.append(node)
-        return node.outputs[0]
-
-    flat = add("Reshape", [value, constant("shape", [-1, channels])], "flat")
+    flat = add("Reshape", [value, constant("shape", -1, channels)], "flat")
     count = add("Shape", [flat], "count", start=0, end=1)
     # An odd step: with an even one, every sequence of a usual length would be sampled at the same few positions.
-    half = add("Div", [count, constant("wanted", [2 * rows_per_feed])], "half")
-    even = add("Mul", [half, constant("two", [2])], "even")
-    step = add("Add", [even, constant("one", [1])], "step")
-    start, axis, end = constant("start", [0]), constant("axis", [0]), constant("end", [np.iinfo(np.int64).max])
-    rows = add("Slice", [flat, start, end, axis, step], "rows")
-    if opset >= _AXES_AS_INPUT:
-        extremes = [add(op, [flat, axis], suffix, keepdims=0) for op, suffix in _EXTREMES]
-    else:
-        extremes = [add(op, [flat], suffix, keepdims=0, axes=[0]) for op, suffix in _EXTREMES]
-    # ReduceSum has taken its axes as an input from opset 13 on, before the others.
-    extremes.append(add("ReduceSum", [flat, axis], "total", keepdims=0))
-    for output, dims in ((rows, 2), *((extreme, 1) for extreme in extremes)):
-        output.type = ir.TensorType(ir.DataType.FLOAT)
-        output.shape = ir.Shape([None] * (dims - 1) + [channels])
-    return [rows, *extremes]
+    half = add("Div", [count, constant("wanted", 2 * rows_per_feed)], "half")
+    even = add("Mul", [half, constant("two", 2)], "even")
+    step = add("Add", [even, constant("one", 1)], "step")
+    start, axis, end = constant("start", 0), constant("axis", 0), constant("end", np.iinfo(np.int64).max)
+    observation.show(add("Slice", [flat, start, end, axis, step], "rows"), [None, channels])
+    for op, suffix in (("ReduceMin", "low"), ("ReduceMax", "high"), ("ReduceSum", "total")):
+        observation.show(observation.reduce(op, flat, [0], f"{name}_{suffix}"), [channels])
 
 
-_EXTREMES = (("ReduceMin", "low"), ("ReduceMax", "high"))
-_OBSERVED = 4  # Outputs for each group: rows, the two extremes and the sum.
+_OBSERVED = 4  # What is shown for each group: rows, the two extremes and the sum.

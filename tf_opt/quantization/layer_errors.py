@@ -9,7 +9,8 @@ from rich.progress import Progress
 
 from tf_opt.errors import CalibrationError, nearest_names
 from tf_opt.quantization.calibration import Feed, collect, select_feeds
-from tf_opt.quantization.layers import groups_of
+from tf_opt.quantization.convolution_search import deviations
+from tf_opt.quantization.layers import convolutions_of, groups_of, products_of
 from tf_opt.quantization.quantize import QuantizationResult
 from tf_opt.quantization.rewrite import apply_recipe
 from tf_opt.quantization.search import layer_error
@@ -37,15 +38,20 @@ def rank_layers(
         errors = {entry.name: entry.error for entry in entries.values()}
     else:
         feeds, _ = select_feeds(original, calibration, QuantizationSettings())
-        groups = groups_of([layer for layer in result.layers if layer.position in entries])
-        samples = collect(original, groups, feeds, Progress(disable=True))
+        recipe, progress = result.recipe, Progress(disable=True)
+        quantized = [layer for layer in result.layers if layer.position in entries]
+        groups = groups_of(products_of(quantized))
+        samples = collect(original, groups, feeds, progress) if groups else []
         errors = {
-            layer.name: layer_error(
-                layer, entries[layer.position], result.recipe.symmetric, result.recipe.weight_levels, sample.rows
-            )
+            layer.name: layer_error(layer, entries[layer.position], recipe.symmetric, recipe.weight_levels, sample.rows)
             for group, sample in zip(groups, samples, strict=True)
             for layer in group
         }
+        convolutions = convolutions_of(quantized)
+        chosen = [entries[convolution.position] for convolution in convolutions]
+        found = deviations(original, convolutions, chosen, recipe.symmetric, recipe.weight_levels, feeds, progress)
+        for entry, deviation in zip(chosen, found, strict=True):
+            errors[entry.name] = deviation.error(entry.bias_shift)
     return sorted(errors.items(), key=lambda pair: -pair[1])
 
 

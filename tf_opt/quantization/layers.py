@@ -1,4 +1,4 @@
-"""Finds what can be quantized: matrix products of something that changes with a constant matrix.
+"""Finds what can be quantized: matrix products of something that changes with a constant matrix, and convolutions.
 
 A layer is known by its position among the graph's nodes as well as by its name, because names differ between two
 exports of the same graph, and results are kept from one to the next.
@@ -16,12 +16,11 @@ import numpy as np
 import onnx_ir as ir
 
 from tf_opt.passes.onnx.collapse_tensordot import PRODUCT_SUFFIX
-from tf_opt.quantization.settings import QuantizationSettings
+from tf_opt.quantization.constants import constant_array, constant_shape, is_constant
+from tf_opt.quantization.convolutions import Convolution, convolution_of
+from tf_opt.quantization.settings import QUANTIZABLE_OPS, QuantizationSettings
 
 Array: TypeAlias = np.ndarray[Any, Any]
-
-_CONSTANT_OPS = frozenset({"Concat", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
-"""Operators through which a weight is followed: they move values, and what they make of constants is constant."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,35 +60,49 @@ class Layer:
         return values.T if self.transposed else values
 
 
+AnyLayer: TypeAlias = Layer | Convolution
+
+
 @dataclass(frozen=True, kw_only=True)
 class SkippedLayer:
     """A node that stays in floating point, and why."""
 
     name: str
+    op: str
     reason: str
 
 
-def find_layers(model: ir.Model, settings: QuantizationSettings) -> tuple[list[Layer], list[SkippedLayer]]:
-    """Returns the matrix products to quantize, in the graph's order, and those that stay in floating point.
+def find_layers(model: ir.Model, settings: QuantizationSettings) -> tuple[list[AnyLayer], list[SkippedLayer]]:
+    """Returns what to quantize, in the graph's order, and what could have been but stays in floating point.
 
     Args:
         model: A segment in canonical form or as it was exported.
-        settings: Denied operators and nodes; the smallest weight.
+        settings: Denied operators and nodes; the smallest weight; the engine.
     """
-    layers: list[Layer] = []
+    layers: list[AnyLayer] = []
     skipped: list[SkippedLayer] = []
     names = Counter(node.name for node in model.graph)
     for position, node in enumerate(model.graph):
-        if node.domain or node.op_type not in ("MatMul", "Gemm"):
+        if node.domain or node.op_type not in QUANTIZABLE_OPS:
             continue
         name = node.name if node.name and names[node.name] == 1 else str(node.outputs[0].name)
-        found = _layer(position, name, node)
+        found = convolution_of(position, name, node) if node.op_type == "Conv" else _layer(position, name, node)
         reason = found if isinstance(found, str) else _denial(found, settings)
-        if isinstance(found, Layer) and not reason:
-            layers.append(found)
+        if isinstance(found, str) or reason:
+            skipped.append(SkippedLayer(name=name, op=node.op_type, reason=reason))
         else:
-            skipped.append(SkippedLayer(name=name, reason=reason))
+            layers.append(found)
     return layers, skipped
+
+
+def products_of(layers: Sequence[AnyLayer]) -> list[Layer]:
+    """Returns the matrix products among layers."""
+    return [layer for layer in layers if isinstance(layer, Layer)]
+
+
+def convolutions_of(layers: Sequence[AnyLayer]) -> list[Convolution]:
+    """Returns the convolutions among layers."""
+    return [layer for layer in layers if isinstance(layer, Convolution)]
 
 
 def possible_layer_names(node: str) -> tuple[str, ...]:
@@ -119,53 +132,6 @@ def groups_of(layers: Sequence[Layer]) -> list[list[Layer]]:
     return list(groups.values())
 
 
-def is_constant(value: ir.Value | None) -> bool:
-    """Whether a value is the same in each run: an initializer, or one that was only moved about."""
-    if value is None:
-        return False
-    if value.is_initializer():
-        return not value.is_graph_input()
-    node = value.producer()
-    if node is None or node.domain:
-        return False
-    if node.op_type == "Constant":
-        return True
-    return node.op_type in _CONSTANT_OPS and all(is_constant(each) for each in node.inputs)
-
-
-def constant_array(value: ir.Value) -> Array:
-    """Returns the values of a constant; see `is_constant`. What is big is read anew each time."""
-    if value.is_initializer() and value.const_value is not None:
-        return value.const_value.numpy()
-    node = value.producer()
-    if node is None:
-        raise ValueError(f"{value.name!r} is no constant.")
-    if node.op_type == "Constant":
-        tensor = ir.convenience.get_const_tensor(value)
-        if tensor is None:
-            raise ValueError(f"The constant {value.name!r} holds no tensor.")
-        return tensor.numpy()
-    arrays = [constant_array(each) for each in node.inputs if each is not None]
-    return _moved(node, arrays)
-
-
-def _moved(node: ir.Node, arrays: Sequence[Array]) -> Array:
-    values = arrays[0]
-    if node.op_type == "Concat":
-        return np.concatenate(arrays, axis=node.attributes["axis"].as_int())
-    if node.op_type == "Transpose":
-        permutation = node.attributes.get("perm")
-        return np.transpose(values, None if permutation is None else permutation.as_ints())
-    if node.op_type == "Reshape":
-        target = [values.shape[axis] if size == 0 else int(size) for axis, size in enumerate(arrays[1])]
-        return values.reshape(target)
-    if node.op_type == "Unsqueeze":
-        return np.expand_dims(values, tuple(int(axis) for axis in arrays[1]))
-    if node.op_type == "Squeeze":
-        return np.squeeze(values, tuple(int(axis) for axis in arrays[1]) if len(arrays) > 1 else None)
-    return values
-
-
 def _layer(position: int, name: str, node: ir.Node) -> Layer | str:
     """Returns what is to be known of a product, or why it cannot be quantized."""
     activation, weight = node.inputs[0], node.inputs[1]
@@ -179,7 +145,7 @@ def _layer(position: int, name: str, node: ir.Node) -> Layer | str:
     if activation.dtype not in (None, ir.DataType.FLOAT) or weight.dtype not in (None, ir.DataType.FLOAT):
         other = next(dtype for dtype in (weight.dtype, activation.dtype) if dtype not in (None, ir.DataType.FLOAT))
         return f"it computes in {other}, and only products in FLOAT are quantized"
-    shape = _shape_of(weight)
+    shape = constant_shape(weight)
     if shape is None or len(shape) != 2:
         return "its weight is no matrix"
     transposed = False
@@ -203,14 +169,6 @@ def _layer(position: int, name: str, node: ir.Node) -> Layer | str:
     )
 
 
-def _shape_of(value: ir.Value) -> tuple[int, ...] | None:
-    if value.is_initializer() and value.const_value is not None:
-        return tuple(value.const_value.shape.numpy())
-    if value.shape is not None and value.shape.is_static():
-        return tuple(value.shape.numpy())
-    return tuple(constant_array(value).shape)
-
-
 def _bias(node: ir.Node, columns: int) -> tuple[ir.Value | None, ir.Node | None]:
     """Returns the constant that is added to a product right behind it, and the node that adds it."""
     candidates: list[tuple[ir.Value | None, ir.Node]] = []
@@ -223,12 +181,16 @@ def _bias(node: ir.Node, columns: int) -> tuple[ir.Value | None, ir.Node | None]
             add = uses[0].node
             candidates.append((add.inputs[1 - uses[0].idx], add))
     for value, adder in candidates:
-        if value is not None and is_constant(value) and _shape_of(value) == (columns,):
+        if value is not None and is_constant(value) and constant_shape(value) == (columns,):
             return value, adder
     return None, None
 
 
-def _denial(layer: Layer, settings: QuantizationSettings) -> str:
+def _denial(layer: AnyLayer, settings: QuantizationSettings) -> str:
+    if isinstance(layer, Convolution):
+        if settings.quantizes_results and layer.activated.is_graph_output():
+            return "its result leaves the segment, and ONNX Runtime needs int8 results of int8 convolutions"
+        return denial(layer.name, layer.node.op_type, settings)
     elements = layer.shape[0] * layer.shape[1]
     if elements < settings.minimum_weight_elements:
         return f"its weight has {elements} elements, fewer than {settings.minimum_weight_elements}"

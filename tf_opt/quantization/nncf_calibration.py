@@ -18,8 +18,12 @@ import numpy as np
 import onnx_ir as ir
 
 from tf_opt.errors import CalibrationError
-from tf_opt.quantization.layers import Layer, constant_array
+from tf_opt.quantization.constants import constant_array
+from tf_opt.quantization.convolution_search import filter_scales
+from tf_opt.quantization.convolutions import Convolution
+from tf_opt.quantization.layers import AnyLayer, Layer
 from tf_opt.quantization.recipe import LayerRecipe
+from tf_opt.quantization.search import grid_of
 from tf_opt.quantization.settings import QuantizationSettings
 
 if TYPE_CHECKING:
@@ -33,9 +37,11 @@ _PASS_THROUGH = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slic
 
 
 def nncf_recipe(
-    model: ir.Model, layers: Sequence[Layer], feeds: Sequence[Feed], settings: QuantizationSettings
+    model: ir.Model, layers: Sequence[AnyLayer], feeds: Sequence[Feed], settings: QuantizationSettings
 ) -> list[LayerRecipe]:
     """Returns how nncf quantizes the layers; one that it leaves alone is missing. Errors are 0: nncf knows none.
+
+    Of convolutions it says no bias: nncf corrects only the convolution's own, and most have theirs behind.
 
     Args:
         model: The segment; all its constants are copied.
@@ -102,7 +108,7 @@ class _Reader:
         self._own = {_name(position) for position in self._positions.values()}
         self._settings = settings
 
-    def read(self, layer: Layer) -> LayerRecipe | None:
+    def read(self, layer: AnyLayer) -> LayerRecipe | None:
         """Returns how a layer was quantized; None where it was not."""
         node = self._nodes[_name(layer.position)]
         activation = self._dequantize_behind(node.input[0])
@@ -110,8 +116,13 @@ class _Reader:
         if activation is None or weight is None or weight.op_type != "DequantizeLinear":
             return None
         scale, zero_point = self._grid(activation)
-        smoothing = self._smoothing(activation)
-        scales = np.broadcast_to(self._array(weight.input[1]), (layer.shape[1],))
+        if isinstance(layer, Convolution):
+            smoothing, shift = None, None
+            # nncf looks at filters without what they are multiplied by, and gives grouped ones all eight bits.
+            scales = filter_scales(layer, scale, self._settings.weight_levels)
+        else:
+            smoothing, shift = self._smoothing(activation), self._bias_shift(layer)
+            scales = np.broadcast_to(self._array(weight.input[1]), (layer.shape[1],))
         return LayerRecipe(
             position=layer.position,
             name=layer.name,
@@ -120,7 +131,7 @@ class _Reader:
             smoothing=smoothing,
             exponent=None if smoothing is None else max(self._settings.smoothing),
             weight_scales=np.ascontiguousarray(scales, np.float32),
-            bias_shift=self._bias_shift(layer),
+            bias_shift=shift,
             error=0.0,
         )
 
@@ -132,8 +143,14 @@ class _Reader:
 
     def _grid(self, dequantize: onnx.NodeProto) -> tuple[float, int]:
         """Returns scale and zero point in the form that the settings want."""
-        scale, zero_point = float(self._array(dequantize.input[1])), self._array(dequantize.input[2])
+        scales, zero_point = self._array(dequantize.input[1]), self._array(dequantize.input[2])
         signed = zero_point.dtype == np.int8
+        if scales.ndim:
+            # Depthwise convolutions get a grid for each channel, which engines do not take: one that covers all.
+            ends = (np.asarray([[-128], [127]] if signed else [[0], [255]]) - zero_point.astype(int)) * scales
+            grid = grid_of(float(ends.min()), float(ends.max()), self._settings.symmetric_activations)
+            return grid.scale, grid.zero_point
+        scale = float(scales)
         if self._settings.symmetric_activations:
             # nncf takes uint8 for what is never negative; int8 reaches the same largest value in half as many steps.
             return (scale, 0) if signed else (scale * 255 / 127, 0)

@@ -7,6 +7,7 @@ feeds ── select ──► collect ──► search ──► Recipe ── a
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +18,16 @@ from rich.progress import Progress
 from tf_opt.errors import CalibrationError
 from tf_opt.quantization.cache import cache_key, read_recipe, write_recipe
 from tf_opt.quantization.calibration import Feed, collect, digest_of, select_feeds
-from tf_opt.quantization.layers import Layer, SkippedLayer, find_layers, groups_of
+from tf_opt.quantization.convolution_search import judged, quantize_convolutions, with_results
+from tf_opt.quantization.layers import (
+    AnyLayer,
+    Layer,
+    SkippedLayer,
+    convolutions_of,
+    find_layers,
+    groups_of,
+    products_of,
+)
 from tf_opt.quantization.nncf_calibration import nncf_recipe
 from tf_opt.quantization.recipe import LayerRecipe, Recipe
 from tf_opt.quantization.rewrite import apply_recipe
@@ -35,7 +45,7 @@ class QuantizationResult:
         original: The segment that was quantized.
         layers: What `find_layers` found to quantize.
         recipe: How each layer was quantized, with its error.
-        skipped: Matrix products that stay in floating point, and why.
+        skipped: Matrix products and convolutions that stay in floating point, and why.
         notes: What the user should know of the calibration data, and of work that stays in floating point.
         from_cache: Whether the recipe was read instead of made.
         seconds: How long it took.
@@ -43,7 +53,7 @@ class QuantizationResult:
 
     model: ir.Model = field(repr=False)
     original: ir.Model = field(repr=False)
-    layers: tuple[Layer, ...] = field(repr=False)
+    layers: tuple[AnyLayer, ...] = field(repr=False)
     recipe: Recipe = field(repr=False)
     skipped: tuple[SkippedLayer, ...]
     notes: tuple[str, ...]
@@ -64,7 +74,7 @@ def quantize_segment(
     cache_dir: str | Path | None = None,
     progress: Progress | None = None,
 ) -> QuantizationResult:
-    """Quantizes the matrix products of a segment to int8.
+    """Quantizes the matrix products and convolutions of a segment to int8.
 
     Args:
         model: A segment in canonical form, or as it was exported; it is not changed.
@@ -83,7 +93,7 @@ def quantize_segment(
     folder = None if cache_dir is None else Path(cache_dir)
     layers, skipped = find_layers(model, settings)
     if not layers:
-        raise CalibrationError(f"No matrix product of the segment can be quantized. {_reasons(skipped)}")
+        raise CalibrationError(f"No matrix product or convolution of the segment can be quantized. {_reasons(skipped)}")
     feeds, notes = select_feeds(model, calibration, settings)
     key = "" if folder is None else cache_key(model, layers, digest_of(feeds), settings)
     stored = read_recipe(folder, key, layers)
@@ -94,7 +104,7 @@ def quantize_segment(
         recipe = stored
     positions = {entry.position for entry in recipe.layers}
     unused = [
-        SkippedLayer(name=layer.name, reason="what it reads was 0 in all calibration feeds")
+        SkippedLayer(name=layer.name, op=layer.node.op_type, reason="what it reads was 0 in all calibration feeds")
         for layer in layers
         if layer.position not in positions
     ]
@@ -104,23 +114,29 @@ def quantize_segment(
         layers=tuple(layers),
         recipe=recipe,
         skipped=(*skipped, *unused),
-        notes=(*recipe.notes, *_note_of_convolutions(model)),
+        notes=(*recipe.notes, *_note_of_convolutions(model, (*skipped, *unused))),
         from_cache=stored is not None,
         seconds=time.perf_counter() - started,
     )
 
 
-def _note_of_convolutions(model: ir.Model) -> tuple[str, ...]:
-    count = sum(not node.domain and node.op_type in ("Conv", "ConvTranspose") for node in model.graph)
-    if not count:
+def _note_of_convolutions(model: ir.Model, skipped: Sequence[SkippedLayer]) -> tuple[str, ...]:
+    """Returns how many convolutions stay in floating point, and why."""
+    count = Counter(node.op_type for node in model.graph if not node.domain)
+    reasons = Counter(each.reason for each in skipped if each.op == "Conv")
+    if count["ConvTranspose"]:
+        reasons["transposed convolutions are not quantized"] = count["ConvTranspose"]
+    staying, total = sum(reasons.values()), count["Conv"] + count["ConvTranspose"]
+    if not staying:
         return ()
-    subject = "1 convolution stays" if count == 1 else f"{count} convolutions stay"
-    return (f"{subject} in floating point: only matrix products are quantized.",)
+    verb = "stays" if staying == 1 else "stay"
+    listed = "; ".join(f"{reason} ({number})" for reason, number in reasons.most_common())
+    return (f"{staying} of {total} convolutions {verb} in floating point: {listed}.",)
 
 
 def _calibrate(
     model: ir.Model,
-    layers: Sequence[Layer],
+    layers: Sequence[AnyLayer],
     feeds: Sequence[Feed],
     settings: QuantizationSettings,
     notes: tuple[str, ...],
@@ -132,8 +148,8 @@ def _calibrate(
         entries = _search(model, layers, feeds, settings, progress)
     if not entries:
         raise CalibrationError(
-            "All that flows into the segment's matrix products is 0 in the calibration feeds. Give feeds like those "
-            "that the model will be served."
+            "All that flows into the segment's matrix products and convolutions is 0 in the calibration feeds. Give "
+            "feeds like those that the model will be served."
         )
     return Recipe(
         layers=tuple(sorted(entries, key=lambda entry: entry.position)),
@@ -145,19 +161,24 @@ def _calibrate(
 
 def _search(
     model: ir.Model,
-    layers: Sequence[Layer],
+    layers: Sequence[AnyLayer],
     feeds: Sequence[Feed],
     settings: QuantizationSettings,
     progress: Progress,
 ) -> list[LayerRecipe]:
-    groups = groups_of(layers)
-    samples = collect(model, groups, feeds, progress)
+    products, convolutions = products_of(layers), convolutions_of(layers)
     entries: list[LayerRecipe] = []
+    if convolutions:
+        entries += quantize_convolutions(model, convolutions, feeds, settings, progress)
+    if not products:
+        return entries
+    groups = groups_of(products)
+    samples = collect(model, groups, feeds, progress)
     task = progress.add_task("quantize", total=len(groups))
     while groups:
         # Taken out of the lists, so that the memory of each sample is free when it has been used.
         group, sample = groups.pop(), samples.pop()
-        entries += quantize_group(group, sample, _without_smoothing_of_shared(settings, group, layers))
+        entries += quantize_group(group, sample, _without_smoothing_of_shared(settings, group, products))
         progress.advance(task)
     progress.remove_task(task)
     return entries
@@ -165,7 +186,7 @@ def _search(
 
 def _entries_of_nncf(
     model: ir.Model,
-    layers: Sequence[Layer],
+    layers: Sequence[AnyLayer],
     feeds: Sequence[Feed],
     settings: QuantizationSettings,
     progress: Progress,
@@ -174,7 +195,13 @@ def _entries_of_nncf(
     task = progress.add_task("nncf", total=None)
     entries = {entry.position: entry for entry in nncf_recipe(model, layers, feeds, settings)}
     progress.remove_task(task)
-    groups = groups_of([layer for layer in layers if layer.position in entries])
+    convolutions = [each for each in convolutions_of(layers) if each.position in entries]
+    if convolutions:
+        found = [entries[each.position] for each in convolutions]
+        found = with_results(model, convolutions, found, feeds, settings, progress)
+        found = judged(model, convolutions, found, feeds, settings, progress)
+        entries |= {entry.position: entry for entry in found}
+    groups = groups_of([layer for layer in products_of(layers) if layer.position in entries])
     samples = collect(model, groups, feeds, progress) if groups else []
     for group, sample in zip(groups, samples, strict=True):
         for layer in group:

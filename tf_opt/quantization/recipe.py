@@ -16,16 +16,17 @@ import numpy as np
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Raised whenever the meaning of the stored bytes changes: an entry of another version is not read."""
 
 _MAGIC = b"tf_opt int8 recipe\n"
+_NUMBERS = ("position", "name", "scale", "zero_point", "exponent", "error", "result_scale", "result_zero_point")
 _ARRAYS = ("smoothing", "weight_scales", "bias_shift")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerRecipe:
-    """How one matrix product is quantized.
+    """How one matrix product or convolution is quantized.
 
     Attributes:
         position: Index of the node in the graph.
@@ -33,11 +34,13 @@ class LayerRecipe:
         scale: Step of the quantized activation.
         zero_point: The quantized activation that means 0.
         smoothing: What each channel of the activation is multiplied by first, and the weight's rows are divided by,
-            [K]; None for nothing.
+            [K]; None for nothing, as for all convolutions.
         exponent: The smoothing exponent that it came from; None where there is none.
         weight_scales: Step of the quantized weight for each output channel, [N].
         bias_shift: What is added to the bias, [N]; None for nothing.
-        error: ||quantized - original|| / ||original|| of the layer's output on rows of the calibration data.
+        error: ||quantized - original|| / ||original|| of the layer's output on a part of the calibration data.
+        result_scale: Step of the quantized result, for engines whose convolutions need one; None where it is none.
+        result_zero_point: The quantized result that means 0.
     """
 
     position: int
@@ -49,6 +52,8 @@ class LayerRecipe:
     weight_scales: Array = field(repr=False)
     bias_shift: Array | None = field(repr=False)
     error: float
+    result_scale: float | None = None
+    result_zero_point: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +61,7 @@ class Recipe:
     """How a segment is quantized.
 
     Attributes:
-        layers: The matrix products, in the graph's order.
+        layers: Matrix products and convolutions, in the graph's order.
         symmetric: Whether activations are int8 with zero point 0; otherwise they are uint8.
         weight_levels: Largest absolute value of a quantized weight.
         notes: What calibration noticed.
@@ -83,13 +88,7 @@ class Recipe:
             "symmetric": self.symmetric,
             "weight_levels": self.weight_levels,
             "notes": list(self.notes),
-            "layers": [
-                {
-                    name: getattr(layer, name)
-                    for name in ("position", "name", "scale", "zero_point", "exponent", "error")
-                }
-                for layer in self.layers
-            ],
+            "layers": [{name: getattr(layer, name) for name in _NUMBERS} for layer in self.layers],
         }
         arrays = {
             f"{index}_{name}": value

@@ -12,8 +12,8 @@ from tf_opt.errors import InvalidOptionError, did_you_mean
 Target: TypeAlias = Literal["openvino", "onnxruntime", "tensorrt"]
 Method: TypeAlias = Literal["search", "nncf"]
 
-QUANTIZABLE_OPS = ("MatMul", "Gemm")
-"""Operators that are quantized: the matrix products that transformers consist of."""
+QUANTIZABLE_OPS = ("MatMul", "Gemm", "Conv")
+"""Operators that are quantized: matrix products and convolutions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,11 +25,11 @@ class QuantizationSettings:
     # symmetric ones.
 
     method: Method = "search"
-    # "search": ranges and smoothing of each matrix product by its own error on held-out rows. "nncf": those that nncf's
-    # post-training quantization finds, with one smoothing exponent for all.
+    # "search": ranges and smoothing of each matrix product by its own error on held-out rows; of a convolution, the
+    # whole range. "nncf": those that nncf's post-training quantization finds, with one smoothing exponent for all.
 
     denied_ops: Sequence[str] = ()
-    # ONNX operators that stay in floating point, of MatMul and Gemm; all others do anyway.
+    # ONNX operators that stay in floating point, of MatMul, Gemm and Conv; all others do anyway.
 
     denied_nodes: Sequence[str] = ()
     # Nodes that stay in floating point, by name; fnmatch patterns such as "*/pooler/*".
@@ -46,13 +46,15 @@ class QuantizationSettings:
     # Takes the mean error of each output channel out of the bias that follows.
 
     minimum_weight_elements: int = 4096
-    # Smaller matrix products stay in floating point: quantizing the input costs more than they gain.
+    # Smaller matrix products stay in floating point: quantizing the input costs more than they gain. Convolutions have
+    # no minimum: they use each element of a weight at many places.
 
     maximum_samples: int = 64
     # At most so many feeds are used.
 
     maximum_rows: int = 2048
-    # No more feeds are used once they hold so many rows (tokens). On MiniLM nothing is gained beyond 500.
+    # No more feeds are used once they hold so many rows (tokens). On MiniLM nothing is gained beyond 500. A sample of a
+    # model with convolutions counts as 32 rows at most, as what it holds at its many places is alike.
 
     def __post_init__(self) -> None:
         for name, allowed in (("target", get_args(Target)), ("method", get_args(Method))):
@@ -87,6 +89,11 @@ class QuantizationSettings:
     def symmetric_activations(self) -> bool:
         """Whether activations are signed with zero point 0, instead of unsigned with any zero point."""
         return self.target == "tensorrt"
+
+    @property
+    def quantizes_results(self) -> bool:
+        """Whether convolutions need a quantized result: ONNX Runtime's int8 kernel writes nothing else."""
+        return self.target == "onnxruntime"
 
     @property
     def weight_levels(self) -> int:
