@@ -6,6 +6,7 @@ them. So texts are grouped by length into buckets, and padded no further than th
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -146,7 +147,7 @@ def _bucket_function(buckets: Sequence[int] | int) -> Callable[[int, int], int]:
     if isinstance(buckets, int) and not isinstance(buckets, bool) and buckets >= 1:
         return lambda _, length: -(-length // buckets) * buckets
     try:
-        lengths = [int(length) for length in buckets]  # type: ignore[union-attr]
+        lengths = [operator.index(length) for length in buckets]  # type: ignore[union-attr]
     except (TypeError, ValueError):
         lengths = []
     if not lengths or lengths[0] < 1 or any(low >= high for low, high in pairwise(lengths)):
