@@ -91,9 +91,23 @@ class TakenOutputs:
         return address_of(self.arrays[index]) if garbage.size else 0
 
     def adopt(self, index: int, array: Array, owner: object) -> None:
-        """Takes memory."""
+        """Takes memory: the array that is kept holds its owner, so that it may outlive this object."""
         assert array.flags.c_contiguous
-        self.arrays[index], self.owners[index] = array, owner
+        content = np.asarray(_OwnedBytes(array, owner)) if array.size else np.empty(0, np.uint8)
+        self.arrays[index], self.owners[index] = content.view(array.dtype).reshape(array.shape), owner
+
+
+class _OwnedBytes:
+    """The bytes of an array, as the base of what NumPy makes of them, with what keeps their memory."""
+
+    def __init__(self, array: Array, owner: object) -> None:
+        self.owner = owner
+        self.__array_interface__ = {
+            "version": 3,
+            "typestr": "|u1",
+            "shape": (array.nbytes,),
+            "data": (address_of(array), False),
+        }
 
 
 def run(engine: Any, *inputs: Array) -> TakenOutputs:
