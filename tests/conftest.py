@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Generator, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 # TensorFlow reads both when it is imported, which the first test module does.
@@ -18,7 +19,8 @@ os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 
 import hypothesis
 import pytest
-from coverage import Coverage
+
+from tests.line_tracing import adds_lines, load_what_all_tests_load, untraced
 
 # Building an engine or tracing a function takes longer than hypothesis's 200 ms, the more so on a busy machine.
 hypothesis.settings.register_profile("local", deadline=None)
@@ -86,6 +88,11 @@ def why_no_gpu() -> str | None:
     return None if count.value else "the NVIDIA driver sees no GPU"
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput"):
+        load_what_all_tests_load()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # A stable sort: the order stays as it is otherwise, and a quick test that fails is seen first.
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
@@ -101,16 +108,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    # Tracing real models line by line takes half as long again, and finds no line that quick tests do not. pytest-cov's
-    # marker `no_cover` would leave out the test alone and trace its fixtures, which make the models.
-    measured = Coverage.current() if item.get_closest_marker("slow") is not None else None
-    if measured is None:
+    # pytest-cov's marker `no_cover` would leave out the test alone and trace its fixtures, which make the models.
+    with nullcontext() if adds_lines(item) else untraced():
         return (yield)
-    measured.stop()
-    try:
-        return (yield)
-    finally:
-        measured.start()
 
 
 def start_rank(item: pytest.Item) -> int:
