@@ -79,7 +79,7 @@ def test_lock_excludes_other_threads(tmp_path):
     held, entered = threading.Event(), []
 
     def enter():
-        held.wait(10)
+        held.wait(120)
         with exclusive(tmp_path / "lock"):
             entered.append("second")
 
@@ -89,7 +89,7 @@ def test_lock_excludes_other_threads(tmp_path):
         held.set()
         time.sleep(0.05)
         entered.append("first")
-    thread.join(10)
+    thread.join(120)
     assert entered == ["first", "second"]
 
 

@@ -260,8 +260,9 @@ def test_threads_do_not_spin_after_a_run(load: Loader) -> None:
     nodes = [helper.make_node("MatMul", ["input_0", "weight_0"], ["output_0"])]
     model = model_of(nodes, {"input_0": (FLOAT, ["n", 512]), "weight_0": (FLOAT, [512, 512])}, {"output_0": FLOAT})
     engine = load(definition_of(model, [np.ones((512, 512), np.float32)], threads=2))
-    idle = []
-    for _ in range(5):
+    idle = [1.0]
+    # What other tests have left may compute in this process for a while; threads that spin do so after each run.
+    while min(idle) >= 0.02 and len(idle) < 50:
         run(engine, np.ones((256, 512), np.float32))
         before = time.process_time()
         time.sleep(0.1)
@@ -295,7 +296,7 @@ def test_runs_overlap() -> None:
         """A session in which two runs have to be at the same time."""
 
         def __init__(self, inner: Any) -> None:
-            self.inner, self.barrier = inner, threading.Barrier(2, timeout=30)
+            self.inner, self.barrier = inner, threading.Barrier(2, timeout=120)
 
         def __getattr__(self, name: str) -> Any:
             return getattr(self.inner, name)

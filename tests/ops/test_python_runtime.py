@@ -176,7 +176,7 @@ def work():
         assert "shutting down" in str(error) or "closed" in str(error), error
 
 threading.Thread(target=work, daemon=True).start()
-assert ready.wait(60)
+assert ready.wait(300)
 """
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     result = subprocess.run(

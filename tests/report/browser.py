@@ -17,7 +17,7 @@ from typing import Any
 import websocket
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-SECONDS = 60
+SECONDS = 120
 """How long anything may take: far more than it does, as a busy machine is no failure."""
 
 

@@ -43,7 +43,7 @@ def test_calls_from_many_threads_keep_their_values(any_version, contexts, graphs
 
 def test_calls_at_the_same_time_get_a_context_each(simulation, monkeypatch):
     engine = ready(dense(), [profile()], TensorRTSettings(maximum_contexts=3))
-    together = threading.Barrier(3, timeout=20)
+    together = threading.Barrier(3, timeout=120)
     synchronize = simulation.driver.synchronize_stream
 
     def meet(stream):
