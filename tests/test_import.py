@@ -112,17 +112,6 @@ def test_errors_is_the_module() -> None:
     assert tf_opt.errors is errors
 
 
-@pytest.mark.parametrize("first", ["tf_opt", "tensorflow"])
-def test_op_is_registered_once_tensorflow_is_imported(first: str) -> None:
-    code = f"""
-import {first}
-import tensorflow, tf_opt
-from tensorflow.python.framework import op_def_registry
-print(op_def_registry.get("TfOptEngine") is not None)
-"""
-    assert run_python(code).strip() == "True"
-
-
 def test_version_is_the_installed_one() -> None:
     code = "import importlib.metadata, tf_opt; print(importlib.metadata.version('tf_opt') == tf_opt.__version__)"
     assert run_python(code).strip() == "True"

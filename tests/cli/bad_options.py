@@ -29,15 +29,15 @@ def on_feeds(make: Callable[[Path], Path]) -> Arguments:
 
 
 def on_texts(content: str | bytes) -> Arguments:
-    """Optimizes the Hugging Face model on a file of texts."""
+    """Optimizes the graph of tokens on a file of texts."""
     return lambda m, t: optimize(
-        m.hugging_face, t / "out", "--tokenizer", m.hugging_face, "--texts", write(t / "a.jsonl", content)
+        m.tokens, t / "out", "--tokenizer", m.hugging_face, "--texts", write(t / "a.jsonl", content)
     )
 
 
 def with_text_options(*options: str) -> Arguments:
-    """Optimizes the Hugging Face model on its texts with these options."""
-    return lambda m, t: optimize(m.hugging_face, t / "out", "--tokenizer", m.hugging_face, "--texts", m.texts, *options)
+    """Optimizes the graph of tokens on the texts with these options."""
+    return lambda m, t: optimize(m.tokens, t / "out", "--tokenizer", m.hugging_face, "--texts", m.texts, *options)
 
 
 OPTIONS: dict[str, Case] = {
@@ -193,23 +193,23 @@ FEEDS: dict[str, Case] = {
         ["--text-input names the input 'ids'", "It has "],
     ),
     "texts without a tokenizer": (
-        lambda m, t: optimize(m.hugging_face, t / "out", "--texts", m.texts),
+        lambda m, t: optimize(m.tokens, t / "out", "--texts", m.texts),
         ERROR,
         ["--texts needs --tokenizer for 'input_ids', which is int32"],
     ),
     "a tokenizer folder that is missing": (
-        lambda m, t: optimize(m.hugging_face, t / "out", "--texts", m.texts, "--tokenizer", t / "none"),
+        lambda m, t: optimize(m.tokens, t / "out", "--texts", m.texts, "--tokenizer", t / "none"),
         ERROR,
         ["There is no folder", "holds the tokenizer"],
     ),
     "a tokenizer folder without one": (
-        lambda m, t: optimize(m.hugging_face, t / "out", "--texts", m.texts, "--tokenizer", m.saved_model),
+        lambda m, t: optimize(m.tokens, t / "out", "--texts", m.texts, "--tokenizer", m.saved_model),
         ERROR,
         ["holds no tokenizer"],
     ),
     "a damaged tokenizer": (
         lambda m, t: optimize(
-            m.hugging_face, t / "out", "--texts", m.texts, "--tokenizer", folder(t / "t", tokenizer_DOT_json="{")
+            m.tokens, t / "out", "--texts", m.texts, "--tokenizer", folder(t / "t", tokenizer_DOT_json="{")
         ),
         ERROR,
         ["does not load"],

@@ -153,12 +153,12 @@ MODELS: dict[str, Case] = {
         ["--output", "a signature keeps all of its outputs"],
     ),
     "other models to compare": (
-        lambda m, t: ["compare", m.graph, m.hugging_face],
+        lambda m, t: ["compare", m.graph, m.tokens],
         ERROR,
         ["take different inputs", "'x'", "'input_ids'"],
     ),
     "other models to measure": (
-        lambda m, t: ["benchmark", m.hugging_face, m.graph, "--batch", "1"],
+        lambda m, t: ["benchmark", m.tokens, m.graph, "--batch", "1"],
         ERROR,
         ["take different inputs"],
     ),

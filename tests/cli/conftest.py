@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.framework.graph_pb2 import GraphDef
 from typer.testing import CliRunner, Result
 
 from tests.small_graphs import mlp
@@ -29,6 +30,7 @@ class Models:
     saved_model: Path
     optimized: Path
     graph: Path
+    tokens: Path
     keras: Path
     hugging_face: Path
     arrays: Path
@@ -90,6 +92,17 @@ def hugging_face(folder: Path) -> Path:
     return folder
 
 
+def token_graph() -> GraphDef:
+    """The inputs of a BERT, and the sum over its tokens of rows of a table: quicker to load than a model with them."""
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    with tf.Graph().as_default() as graph:
+        ids, mask, types = (tf.compat.v1.placeholder(tf.int32, [None, None], name=name) for name in names)
+        table = tf.constant(np.random.default_rng(0).normal(size=(40, 32)).astype(np.float32))
+        rows = tf.gather(table, ids + types) * tf.cast(mask, tf.float32)[..., tf.newaxis]
+        tf.reduce_sum(rows, axis=1, name="y")
+    return graph.as_graph_def()
+
+
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
     """One folder for all tests, which do not write into it."""
@@ -98,6 +111,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
     folder = tmp_path_factory.mktemp("models")
     graph = folder / "net.pb"
     graph.write_bytes(mlp().SerializeToString())
+    tokens = folder / "tokens.pb"
+    tokens.write_bytes(token_graph().SerializeToString())
     keras.utils.set_random_seed(0)
     net = keras.Sequential([keras.layers.Input([16], name="x"), keras.layers.Dense(48, "relu"), keras.layers.Dense(4)])
     net.save(folder / "net.keras")
@@ -109,6 +124,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
         saved_model=saved_model(folder / "net"),
         optimized=folder / "fast",
         graph=graph,
+        tokens=tokens,
         keras=folder / "net.keras",
         hugging_face=hugging_face(folder / "bert"),
         arrays=folder / "feeds.npz",

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import importlib.util
+import logging
 import os
 import subprocess
 import sys
@@ -18,12 +20,6 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
 
 
-def test_help():
-    result = run("--help")
-    assert result.returncode == 0
-    assert "--model" in result.stdout
-
-
 @pytest.mark.slow
 def test_local_model(tmp_path):
     import bert_models
@@ -37,8 +33,31 @@ def test_local_model(tmp_path):
     assert result.stderr == ""
 
 
-def test_model_that_does_not_exist(tmp_path):
-    result = run("--model", str(tmp_path / "nothing"))
-    assert result.returncode == 2
-    assert "nothing" in result.stderr
-    assert "Traceback" not in result.stderr
+@pytest.fixture
+def main(monkeypatch: pytest.MonkeyPatch):
+    """The script's function in this process, which has TensorFlow already, and keeps its log as it is."""
+    import transformers
+
+    specification = importlib.util.spec_from_file_location("bert_example", SCRIPT)
+    module = importlib.util.module_from_spec(specification)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    specification.loader.exec_module(module)
+    monkeypatch.setattr(transformers.logging, "set_verbosity_error", lambda: None)
+    monkeypatch.setattr(logging.getLogger("tensorflow"), "setLevel", lambda level: None)
+    return module.main
+
+
+def test_help(main, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--help"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    assert "--model" in capsys.readouterr().out
+
+
+def test_model_that_does_not_exist(main, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--model", str(tmp_path / "nothing")])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "nothing" in capsys.readouterr().err

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +29,6 @@ from tests.ops.engine_graphs import (
     tf1,
     tf1_function,
 )
-
-ROOT = Path(__file__).resolve().parents[2]
-
 
 pytestmark = pytest.mark.usefixtures("fresh_statistics")
 
@@ -282,31 +276,3 @@ def test_two_sessions_and_different_fetches() -> None:
 
     # One engine a session, whatever is fetched: the kernel is stateful.
     assert counters()["loads"] == 2
-
-
-def test_graph_def_runs_in_another_process_that_imports_tf_opt(tmp_path: Path) -> None:
-    graph, _, _ = dense_graph()
-    (tmp_path / "graph.pb").write_bytes(graph.as_graph_def().SerializeToString())
-    np.save(tmp_path / "x.npy", batch_of(3))
-    script = f"""
-import sys
-import numpy as np
-import tf_opt.ops
-assert "tensorflow" not in sys.modules and "openvino" not in sys.modules
-tf_opt.ops.register_when_tensorflow_is_imported()
-import tensorflow as tf
-tf1 = tf.compat.v1
-definition = tf1.GraphDef.FromString(open(r"{tmp_path}/graph.pb", "rb").read())
-with tf1.Graph().as_default() as graph:
-    tf1.import_graph_def(definition, name="")
-session = tf1.Session(graph=graph)
-np.save(r"{tmp_path}/y.npy", session.run("segment:0", {{"x:0": np.load(r"{tmp_path}/x.npy")}}))
-# The session stays open: the process must end well with an engine loaded.
-"""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=False
-    )
-
-    assert result.returncode == 0, result.stderr
-    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), dense(batch_of(3)), rtol=1e-5, atol=1e-5)
