@@ -230,8 +230,9 @@ class Run:
                 if self.differs(name, outputs, reference, batch, sequence):
                     workers.pop(name).close()
                     continue
-                # The first run may have compiled something; this one tells how long the others will take.
-                estimates[name] = workers[name].ask("run", feed="0", lead_in=0)["seconds"]
+                # One of the two runs may have compiled something (XLA does in the second); the other one tells how long
+                # those to come will take.
+                estimates[name] = min(estimates[name], workers[name].ask("run", feed="0", lead_in=0)["seconds"])
             except WorkerError as error:
                 self.fail(name, f"at {batch}×{sequence}: {error}")
                 workers.pop(name).close()

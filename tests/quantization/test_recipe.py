@@ -64,7 +64,7 @@ def test_a_cut_file_is_found(length):
 def test_another_version_is_not_read(monkeypatch):
     stored = example().to_bytes()
     monkeypatch.setattr(module, "FORMAT_VERSION", 99)
-    with pytest.raises(ValueError, match="version 2, not 99"):
+    with pytest.raises(ValueError, match="version 3, not 99"):
         Recipe.from_bytes(stored)
 
 

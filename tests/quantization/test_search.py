@@ -58,6 +58,18 @@ def test_smoothing_is_taken_where_channels_differ_and_left_where_they_do_not():
     assert recipe_of(np.ones_like(weight), even).smoothing is None
 
 
+def test_smoothing_that_gains_little_is_not_worth_its_multiplication(monkeypatch):
+    rows = np.random.default_rng(0).uniform(-1, 1, (256, 64)).astype(np.float32)
+    rows[:, ::16] *= 1.5
+    weight = matrix(1, 64, 64)
+    entry = recipe_of(weight, rows)
+    assert entry.smoothing is None
+    monkeypatch.setattr("tf_opt.quantization.search._WORTH_SMOOTHING", 1.0)
+    smoothed = recipe_of(weight, rows)
+    assert smoothed.smoothing is not None
+    assert 0.8 * entry.error < smoothed.error < entry.error
+
+
 def test_the_exponent_is_judged_on_rows_that_gave_no_ranges():
     """Channels that are large in one half only: smoothing fits the half that it was taken from, and ruins the other."""
     random = np.random.default_rng(0)

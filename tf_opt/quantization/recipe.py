@@ -16,8 +16,8 @@ import numpy as np
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
-FORMAT_VERSION = 2
-"""Raised whenever the meaning of the stored bytes changes: an entry of another version is not read."""
+FORMAT_VERSION = 3
+"""Raised whenever the meaning of the stored bytes changes, or what is chosen: an entry of another version is not read."""
 
 _MAGIC = b"tf_opt int8 recipe\n"
 _NUMBERS = ("position", "name", "scale", "zero_point", "exponent", "error", "result_scale", "result_zero_point")

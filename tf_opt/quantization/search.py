@@ -27,6 +27,11 @@ _SMALLEST_SHARE = 1e-3
 """Channels below this share of the largest count as that: an empty channel would get an endless factor."""
 
 
+_WORTH_SMOOTHING = 0.8
+"""Smoothing is a multiplication in each run: it has to leave no more than this share of the error. On MiniLM that takes
+away 9 of 25, and the mean cosine of 200 unseen sentences' embeddings stays 0.9976; at 0.5 it is 0.9953."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Grid:
     """The numbers that an int8 activation can mean: (q - zero_point) * scale.
@@ -186,7 +191,10 @@ def _floored(ranges: Array) -> Array:
 
 
 def _best_exponent(sample: ActivationSample, matrix: Array, settings: QuantizationSettings) -> float | None:
-    """Returns the exponent whose ranges, taken from one half of the rows, do best on the other; None: no smoothing."""
+    """Returns the exponent whose ranges, taken from one half of the rows, do best on the other.
+
+    None where smoothing does no better, or so little that it is not worth its multiplication.
+    """
     rows, middle = sample.rows, len(sample.rows) // 2
     candidates: list[float | None] = [None, *settings.smoothing]
     if middle == 0 or len(candidates) == 1:
@@ -210,7 +218,8 @@ def _best_exponent(sample: ActivationSample, matrix: Array, settings: Quantizati
                 difference -= difference.mean(axis=0)
             error += _relative(difference, expected)
         errors.append(error)
-    return candidates[int(np.argmin(errors))]
+    best = int(np.argmin(errors))
+    return candidates[best] if errors[best] < _WORTH_SMOOTHING * errors[0] else None
 
 
 def _relative(difference: Array, expected: Array) -> float:
