@@ -17,7 +17,7 @@ import numpy as np
 Array: TypeAlias = np.ndarray[Any, Any]
 
 FORMAT_VERSION = 3
-"""Raised whenever the meaning of the stored bytes changes, or what is chosen: an entry of another version is not read."""
+"""Raised whenever the meaning of the stored bytes or the choice changes: an entry of another version is not read."""
 
 _MAGIC = b"tf_opt int8 recipe\n"
 _NUMBERS = ("position", "name", "scale", "zero_point", "exponent", "error", "result_scale", "result_zero_point")
