@@ -56,6 +56,13 @@ void KeepsTheFasterAndRemembersTheRejected() {
   }
 }
 
+// Calls with `key` until it may take another one's place, which it does at the last call.
+void Replace(Specializer* specializer, const Key& key) {
+  for (int call = 1; call < 20; ++call) CHECK(!specializer->Choose(key).compile);
+  CHECK(specializer->Choose(key).compile);
+  specializer->Compiled(key, std::make_shared<int>(1));
+}
+
 void FailedCompilationIsARejection() {
   tf_opt::Statistics statistics;
   Specializer specializer(1, 16, &statistics);
@@ -73,21 +80,54 @@ void EvictsTheLeastRecentlyUsed() {
     Measure(&specializer, {shape}, 0.5);
   }
   CHECK(specializer.Choose({1}).variant != nullptr);  // Now 2 is the older one.
-  Compile(&specializer, {3}, 1);
+  Replace(&specializer, {3});
   CHECK(statistics.specialized_evicted == 1);
   CHECK(specializer.Choose({1}).variant != nullptr);
   Measure(&specializer, {3}, 0.5);
-  CHECK(specializer.Choose({2}).compile);  // Starts again, in the place of 1.
+  Replace(&specializer, {2});  // Starts again, in the place of 1.
   CHECK(statistics.specialized_evicted == 2);
   CHECK(specializer.Choose({3}).variant != nullptr);
+}
+
+void MoreShapesThanPlacesDoNotTakeTurns() {
+  tf_opt::Statistics statistics;
+  Specializer specializer(1, 2, &statistics);
+  int compilations = 0;
+  for (int round = 0; round < 100; ++round) {
+    for (int64_t shape = 0; shape < 10; ++shape) {
+      const Specializer::Choice choice = specializer.Choose({shape});
+      if (choice.compile) {
+        ++compilations;
+        specializer.Compiled({shape}, std::make_shared<int>(1));
+      }
+      if (choice.measure)
+        specializer.Measured({shape}, choice.variant != nullptr, choice.variant ? 0.5 : 1.0);
+    }
+  }
+  CHECK(compilations == 2);
+  CHECK(statistics.specialized_kept == 2);
+}
+
+void AShapeInMeasurementThatComesNoMoreGoes() {
+  tf_opt::Statistics statistics;
+  Specializer specializer(1, 1, &statistics);
+  Compile(&specializer, {1}, 1);
+  CHECK(specializer.Choose({1}).measure);
+  Replace(&specializer, {2});
+  CHECK(statistics.specialized_evicted == 1);
+  specializer.Measured({1}, true, 0.5);  // Of a call that was under way: nobody asks any more.
+  Measure(&specializer, {2}, 0.5);
+  CHECK(specializer.Choose({2}).variant != nullptr);
 }
 
 void ShapesInWorkKeepTheirPlaces() {
   tf_opt::Statistics statistics;
   Specializer specializer(1, 1, &statistics);
   CHECK(specializer.Choose({1}).compile);
-  CHECK(!specializer.Choose({2}).compile);
+  for (int call = 0; call < 100; ++call) CHECK(!specializer.Choose({2}).compile);
   CHECK(statistics.specialized_evicted == 0);
+  specializer.Compiled({1}, nullptr);
+  CHECK(specializer.Choose({2}).compile);  // The failed one has left its place.
 }
 
 void ManyShapesAreForgottenButNotThoseInWork() {
@@ -134,7 +174,7 @@ void AskedShapesAreBoundedAndMayBeEvicted() {
   CHECK(!specializer.Ask({2}));  // No place while the first one is in work.
   specializer.Compiled({1}, std::make_shared<int>(1));
   Measure(&specializer, {1}, 0.5);
-  CHECK(specializer.Choose({3}).compile);
+  Replace(&specializer, {3});
   CHECK(statistics.specialized_evicted == 1);
 }
 
@@ -142,6 +182,8 @@ int main() {
   KeepsTheFasterAndRemembersTheRejected();
   FailedCompilationIsARejection();
   EvictsTheLeastRecentlyUsed();
+  MoreShapesThanPlacesDoNotTakeTurns();
+  AShapeInMeasurementThatComesNoMoreGoes();
   ShapesInWorkKeepTheirPlaces();
   ManyShapesAreForgottenButNotThoseInWork();
   NeverWhereNotAskedFor();

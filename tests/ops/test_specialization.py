@@ -30,9 +30,10 @@ from tf_opt.ops import build
 pytestmark = pytest.mark.usefixtures("fresh_statistics")
 
 
-def test_the_rule(tmp_path: Path) -> None:
-    program = tmp_path / "specializer_test"
-    source = Path(__file__).with_name("specializer_test.cc")
+@pytest.mark.parametrize("name", ["specializer_test", "compile_queue_test"])
+def test_the_rule_and_the_queue(tmp_path: Path, name: str) -> None:
+    program = tmp_path / name
+    source = Path(__file__).with_name(f"{name}.cc")
     command = [*build.compiler_command(), "-std=c++17", "-Wall", "-Wextra", "-Werror", "-pthread"]
     command += [f"-I{build.SOURCE_DIRECTORY}", str(source), "-o", str(program)]
     compiled = subprocess.run(command, capture_output=True, text=True, check=False)

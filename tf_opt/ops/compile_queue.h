@@ -1,9 +1,13 @@
 // One background thread in the process that compiles engines, one at a time: compiling beside live
-// calls costs them enough already.
+// calls costs them enough already. A process that was forked has no such thread and compiles
+// nothing.
 
 #ifndef TF_OPT_OPS_COMPILE_QUEUE_H_
 #define TF_OPT_OPS_COMPILE_QUEUE_H_
 
+#include <unistd.h>
+
+#include <atomic>
 #include <condition_variable>
 #include <cstdlib>
 #include <deque>
@@ -23,11 +27,14 @@ class CompileQueue {
   }
 
   // Runs `task` later. `owner` names whom it belongs to, for Cancel(). A task must not throw.
+  // Throws std::system_error where the system gives no thread.
   void Submit(const void* owner, std::function<void()> task) {
+    if (IsForked()) return;
     std::lock_guard<std::mutex> lock(mutex_);
     if (stopped_) return;
     if (!thread_.joinable()) {
       thread_ = std::thread([this] { Work(); });
+      process_ = getpid();
       // The exit of a process that never closed its session must not tear the engine's library down
       // under a running compilation. Registered after that library was loaded, therefore called
       // before its own destructors.
@@ -39,6 +46,7 @@ class CompileQueue {
 
   // Drops the owner's waiting tasks and waits for its running one.
   void Cancel(const void* owner) {
+    if (IsForked()) return;
     std::unique_lock<std::mutex> lock(mutex_);
     for (auto task = tasks_.begin(); task != tasks_.end();) {
       task = task->first == owner ? tasks_.erase(task) : task + 1;
@@ -49,7 +57,15 @@ class CompileQueue {
  private:
   CompileQueue() = default;
 
+  // The thread is the parent's: here nobody will ever finish what it was at, or unlock what it
+  // held.
+  bool IsForked() const {
+    const pid_t process = process_;
+    return process != 0 && process != getpid();
+  }
+
   void Stop() {
+    if (IsForked()) return;
     {
       std::lock_guard<std::mutex> lock(mutex_);
       stopped_ = true;
@@ -82,6 +98,7 @@ class CompileQueue {
   const void* running_owner_ = nullptr;
   bool stopped_ = false;
   std::thread thread_;
+  std::atomic<pid_t> process_{0};  // The one with the thread.
 };
 
 }  // namespace tf_opt

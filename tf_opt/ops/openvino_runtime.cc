@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <functional>
 
 #include "compile_queue.h"
 #include "openvino/op/constant.hpp"
@@ -112,10 +113,27 @@ class OpenVinoEngine : public Engine {
                                      streams > 1);
   }
 
-  void Warn(const std::string& what, const std::exception& exception) {
-    ++statistics_->background_failures;
-    warn_("Segment '" + segment_name_ + "': OpenVINO cannot compile " + what +
-          "; the general engine goes on: " + OneLine(exception.what()));
+  // Runs `compile` in the background. Where it throws, or no thread can be had for it, the general
+  // engine goes on: that is said, and `failed` is called.
+  void InBackground(const std::string& what, std::function<void()> compile,
+                    std::function<void()> failed) {
+    const auto handle = [this, what, failed](const std::exception& exception) {
+      ++statistics_->background_failures;
+      warn_("Segment '" + segment_name_ + "': OpenVINO cannot compile " + what +
+            "; the general engine goes on: " + OneLine(exception.what()));
+      failed();
+    };
+    try {
+      CompileQueue::Get().Submit(this, [compile, handle] {
+        try {
+          compile();
+        } catch (const std::exception& exception) {
+          handle(exception);
+        }
+      });
+    } catch (const std::exception& exception) {
+      handle(exception);
+    }
   }
 
   Status RunOverlapping(int64_t running, const std::vector<TensorView>& inputs,
@@ -132,15 +150,10 @@ class OpenVinoEngine : public Engine {
     if (overlaps_.fetch_add(1) + 1 < kOverlapsBeforeStreams || streams_requested_.exchange(true))
       return;
     const int streams = static_cast<int>(std::clamp<int64_t>(running, 2, threads_));
-    CompileQueue::Get().Submit(this, [this, streams] {
-      try {
-        std::atomic_store(&concurrent_, Compile(model_, streams));
-      } catch (const std::exception& exception) {
-        // The general engine goes on serving these calls, one after another; `streams_requested_`
-        // stays set, so that this is not tried again and again.
-        Warn("the engine for concurrent callers", exception);
-      }
-    });
+    // After a failure `streams_requested_` stays set, so that this is not tried again and again.
+    InBackground(
+        "the engine for concurrent callers",
+        [this, streams] { std::atomic_store(&concurrent_, Compile(model_, streams)); }, [] {});
   }
 
   Status RunAlone(int64_t arrival, const std::vector<TensorView>& inputs,
@@ -179,16 +192,10 @@ class OpenVinoEngine : public Engine {
   void Specialize(const std::vector<int64_t>& key, const std::vector<TensorView>& inputs) {
     std::vector<Dims> dims;
     for (const TensorView& input : inputs) dims.push_back(input.dims);
-    CompileQueue::Get().Submit(this, [this, key, dims] {
-      std::shared_ptr<Variant> variant;
-      try {
-        variant = CompileFor(dims);
-      } catch (const std::exception& exception) {
-        // Remembered as rejected: the general engine serves this shape.
-        Warn("an engine for one shape", exception);
-      }
-      specializer_.Compiled(key, std::move(variant));
-    });
+    InBackground(
+        "an engine for one shape",
+        [this, key, dims] { specializer_.Compiled(key, CompileFor(dims)); },
+        [this, key] { specializer_.Compiled(key, nullptr); });  // Remembered as rejected.
   }
 
   const std::shared_ptr<ov::Model> model_;

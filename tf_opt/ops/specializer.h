@@ -1,8 +1,8 @@
 // Decides which input shapes get an engine of their own: those that come often, and for which the
 // engine compiled for just these shapes is measured to be faster than the one for all shapes.
 //
-// Each shape goes counting -> compiling -> measuring -> kept or rejected. A kept one that is
-// evicted starts again. A shape that was asked for begins with compiling.
+// Each shape goes counting -> compiling -> measuring -> kept or rejected. One whose place goes to a
+// shape that comes much more often starts again. A shape that was asked for begins with compiling.
 
 #ifndef TF_OPT_OPS_SPECIALIZER_H_
 #define TF_OPT_OPS_SPECIALIZER_H_
@@ -40,9 +40,9 @@ class Specializer {
   // Compiled(). False where this was asked for before, or all places are taken.
   bool Ask(const Key& key) {
     std::lock_guard<std::mutex> lock(mutex_);
-    std::shared_ptr<Variant> evicted;
     Entry& entry = EntryOf(key);
-    if (entry.state != State::kCounting || !MakeRoom(&evicted)) return false;
+    if (entry.state != State::kCounting || taken_ >= maximum_) return false;
+    ++taken_;
     entry.state = State::kCompiling;
     entry.last_use = ++clock_;
     asked_ = true;
@@ -60,8 +60,8 @@ class Specializer {
     entry.last_use = ++clock_;
     switch (entry.state) {
       case State::kCounting:
-        if (specialize_after_ <= 0 || ++entry.count < specialize_after_ || !MakeRoom(&evicted))
-          return {};
+        if (!IsDue(&entry, &evicted)) return {};
+        ++taken_;
         entry.state = State::kCompiling;
         return {nullptr, true, false};
       case State::kMeasuring:
@@ -82,7 +82,10 @@ class Specializer {
     std::lock_guard<std::mutex> lock(mutex_);
     Entry& entry = EntryOf(key);
     entry.state = variant ? State::kMeasuring : State::kRejected;
-    if (!variant) ++statistics_->specialized_rejected;
+    if (!variant) {
+      --taken_;
+      ++statistics_->specialized_rejected;
+    }
     entry.variant = std::move(variant);
   }
 
@@ -99,6 +102,7 @@ class Specializer {
       ++statistics_->specialized_kept;
     } else {
       entry.state = State::kRejected;
+      --taken_;
       ++statistics_->specialized_rejected;
       rejected = std::move(entry.variant);
     }
@@ -112,6 +116,7 @@ class Specializer {
   struct Entry {
     State state = State::kCounting;
     int64_t count = 0;
+    uint64_t window = 0;  // The clock when the latest kUsesForAPlace calls began.
     uint64_t last_use = 0;
     bool turn = false;
     std::shared_ptr<Variant> variant;
@@ -123,6 +128,10 @@ class Specializer {
   static constexpr double kKeepBelow = 0.98;  // Less than 2% is noise, and not worth the memory.
   static constexpr size_t kMaximumEntries =
       4096;  // Bounds what a stream of ever new shapes leaves behind.
+  // A shape takes the place of one that came not once during so many of its own calls. If the least
+  // recently used one always went, more shapes than places that come in turn would compile for
+  // ever.
+  static constexpr int64_t kUsesForAPlace = 20;
 
   static double Median(std::vector<double> values) {
     std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
@@ -134,13 +143,10 @@ class Specializer {
     if (found != entries_.end()) return found->second;
     if (entries_.size() >= kMaximumEntries) {
       // A shape in work keeps its entry: Compiled() and Measured() refer to it.
-      const auto oldest = LeastRecentlyUsed([](State state) { return state == State::kCounting; });
-      const auto other = LeastRecentlyUsed([](State state) { return state == State::kRejected; });
-      if (oldest != entries_.end()) {
-        entries_.erase(oldest);
-      } else if (other != entries_.end()) {
-        entries_.erase(other);
-      }
+      auto oldest = LeastRecentlyUsed([](State state) { return state == State::kCounting; });
+      if (oldest == entries_.end())
+        oldest = LeastRecentlyUsed([](State state) { return state == State::kRejected; });
+      if (oldest != entries_.end()) entries_.erase(oldest);
     }
     return entries_[key];
   }
@@ -156,19 +162,25 @@ class Specializer {
     return oldest;
   }
 
-  // Makes sure that one more engine may be compiled; false where all places are taken by shapes in
-  // work.
-  bool MakeRoom(std::shared_ptr<Variant>* evicted) {
-    int64_t taken = 0;
-    for (const auto& item : entries_) {
-      taken += item.second.state == State::kCompiling || item.second.state == State::kMeasuring ||
-               item.second.state == State::kKept;
-    }
-    if (taken < maximum_) return true;
-    const auto oldest = LeastRecentlyUsed([](State state) { return state == State::kKept; });
-    if (oldest == entries_.end()) return false;
+  // Counts a call; true where the shape has come often enough and there is a place for it.
+  bool IsDue(Entry* entry, std::shared_ptr<Variant>* evicted) {
+    if (specialize_after_ <= 0) return false;
+    if (entry->count % kUsesForAPlace == 0) entry->window = clock_;
+    if (++entry->count < specialize_after_) return false;
+    if (taken_ < maximum_) return true;
+    return entry->count % kUsesForAPlace == 0 && Evict(entry->window, evicted);
+  }
+
+  // Frees the place of the least recently used shape; false where even that has come since then.
+  bool Evict(uint64_t since, std::shared_ptr<Variant>* evicted) {
+    // One in measurement too: if it comes no more, or only while other calls run, it is never
+    // decided.
+    const auto oldest = LeastRecentlyUsed(
+        [](State state) { return state == State::kKept || state == State::kMeasuring; });
+    if (oldest == entries_.end() || oldest->second.last_use >= since) return false;
     *evicted = std::move(oldest->second.variant);
     oldest->second = Entry{};
+    --taken_;
     ++statistics_->specialized_evicted;
     return true;
   }
@@ -179,6 +191,7 @@ class Specializer {
   std::mutex mutex_;
   std::atomic<bool> asked_{false};  // Read without the lock.
   uint64_t clock_ = 0;
+  int64_t taken_ = 0;  // Places: entries that are compiling, measuring or kept.
   std::map<Key, Entry> entries_;
 };
 
