@@ -81,16 +81,20 @@ def text_batches(
         Batches whose feeds are [rows, length of the bucket].
 
     Raises:
-        InvalidOptionError: batch_size, buckets, inputs or dtype is not possible.
-        InvalidFeedError: A text is empty after tokenization or longer than the last bucket, or the tokenizer does not
-            return what it should.
+        InvalidOptionError: batch_size, buckets, inputs, padding_id or dtype is not possible.
+        InvalidFeedError: A text is empty after tokenization or longer than the last bucket, or the tokenizer pads or
+            does not return what it should.
     """
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise InvalidOptionError(f"batch_size is {batch_size!r}; expected an integer of at least 1.")
+    if padding_id is not None and (isinstance(padding_id, bool) or not isinstance(padding_id, int)):
+        raise InvalidOptionError(f"padding_id is {padding_id!r}; expected an integer, or None.")
     if dtype not in _DTYPES:
         raise InvalidOptionError(f"dtype is {dtype!r}; expected one of {', '.join(_DTYPES)}.")
     bucket_of = _bucket_function(buckets)
     names = _names(inputs)
+    if isinstance(texts, str | bytes | Mapping) or not isinstance(texts, Iterable):
+        raise InvalidFeedError(f"The texts are a {type(texts).__name__}; expected a list of texts. Write [text].")
     given = list(texts)
     columns = _columns(given, tokenizer, names)
     if padding_id is None:
@@ -187,8 +191,9 @@ def _columns(texts: list[Any], tokenizer: Tokenizer | None, names: Mapping[str, 
     columns: dict[str, Any] = dict(tokenized) if isinstance(tokenized, Mapping) else {IDS: tokenized}
     if IDS not in columns:
         raise InvalidFeedError(f"The tokenizer gives {sorted(columns)}; expected {IDS!r} among them.")
-    ids = columns[IDS] = _ids(columns[IDS], len(texts))
-    # The tokenizer's own mask would be all ones too, as it must not pad.
+    ids = columns[IDS] = _rows(columns[IDS], len(texts), IDS)
+    if MASK in columns:
+        _refuse_padding(_rows(columns[MASK], len(texts), MASK))
     columns[MASK] = [np.ones(len(row), int) for row in ids]
     columns.setdefault("token_type_ids", [np.zeros(len(row), int) for row in ids])
     for name in names:
@@ -197,26 +202,38 @@ def _columns(texts: list[Any], tokenizer: Tokenizer | None, names: Mapping[str, 
             raise InvalidOptionError(
                 f"There is no {name!r} to feed.{did_you_mean(name, known)} The tokenizer gives: {', '.join(known)}."
             )
+        columns[name] = _rows(columns[name], len(texts), name)
         for index, (row, row_ids) in enumerate(zip(columns[name], ids, strict=True)):
             if len(row) != len(row_ids):
                 raise InvalidFeedError(f"Text {index} has {len(row_ids)} ids, but {len(row)} of {name!r}.")
     return columns
 
 
-def _ids(listed: Any, count: int) -> list[Array]:
-    hint = "Expected one list of ids for each text; a list of texts needs a tokenizer."
+def _rows(listed: Any, count: int, name: str) -> list[Array]:
+    """Returns what the tokenizer gives under a name as one array for each text."""
+    hint = "Expected one list of numbers for each text; a list of texts needs a tokenizer."
     try:
         rows = [np.asarray(row) for row in listed]
     except (TypeError, ValueError) as error:
-        raise InvalidFeedError(f"The ids cannot be read: {error}. {hint}") from error
+        raise InvalidFeedError(f"{name!r} cannot be read: {error}. {hint}") from error
     if len(rows) != count:
-        raise InvalidFeedError(f"The tokenizer gives {len(rows)} lists of ids for {count} texts. {hint}")
+        raise InvalidFeedError(f"The tokenizer gives {len(rows)} lists of {name!r} for {count} texts. {hint}")
+    kinds = "iu" if name == IDS else "iufb"
     for index, row in enumerate(rows):
-        if row.ndim != 1 or (row.size and row.dtype.kind not in "iu"):
+        if row.ndim != 1 or (row.size and row.dtype.kind not in kinds):
             raise InvalidFeedError(
-                f"The ids of text {index} (counted from 0) are an array of {row.dtype.name} of rank {row.ndim}. {hint}"
+                f"{name!r} of text {index} (counted from 0) is an array of {row.dtype.name} of rank {row.ndim}. {hint}"
             )
     return rows
+
+
+def _refuse_padding(masks: Sequence[Array]) -> None:
+    for index, mask in enumerate(masks):
+        if not mask.all():
+            raise InvalidFeedError(
+                f"The tokenizer pads: {MASK!r} of text {index} (counted from 0) has zeros. Have it not pad "
+                "(padding=False); each text is padded here, to the length of its bucket."
+            )
 
 
 def _chunks(members: list[int], batch_size: int) -> Iterator[list[int]]:
