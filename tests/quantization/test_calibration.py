@@ -62,6 +62,19 @@ def test_too_few_equal_or_constant_feeds_are_noted():
     assert "filled with one number" in note
 
 
+def test_equal_samples_are_noted_wherever_they_stand():
+    random = np.random.default_rng(0)
+    sample = random.normal(size=(1, 60, 64)).astype(np.float32)
+    assert not select([{"input_0": np.concatenate([sample, -sample, sample])}])[1]
+    for feeds in ([np.repeat(sample, 4, axis=0)], [np.repeat(sample, 2, axis=0), sample]):
+        (note,) = select([{"input_0": feed} for feed in feeds])[1]
+        assert "samples in the calibration feeds are equal" in note
+    word = np.repeat(sample[:, :1], 100, axis=1)
+    (note,) = select([{"input_0": word}, {"input_0": np.repeat(word, 2, axis=0)}])[1]
+    assert "the same row at all places of all calibration feeds" in note
+    assert not select([{"input_0": word}, {"input_0": -word}])[1]
+
+
 def test_ids_are_one_a_row():
     model = model_of(
         """g (int32[B, S] input_0) => (float[B, S, 64] y) {
@@ -74,6 +87,7 @@ def test_ids_are_one_a_row():
     random = np.random.default_rng(0)
     feeds = [{"input_0": random.integers(0, 64, (2, 50)).astype(np.int32)} for _ in range(4)]
     assert not select(feeds, model)[1]
+    assert "filled with one number" in select([{"input_0": np.full((4, 50), 7, np.int32)}], model)[1][0]
     assert "Only 100 rows (tokens) in 1 feeds" in select(feeds[:1], model)[1][0]
     assert len(select(feeds, model, maximum_rows=200)[0]) == 2
 
@@ -88,6 +102,7 @@ def test_ids_are_one_a_row():
         ([{"input_0": np.zeros((1, 2, 64), np.float64)}], "is float64; the segment takes float32"),
         ([{"input_0": np.zeros((1, 2, 65), np.float32)}], r"shape \[1, 2, 65\]"),
         ([{"input_0": np.zeros((2, 64), np.float32)}], r"shape \[2, 64\]"),
+        ([{"input_0": np.zeros((0, 2, 64), np.float32)}], r"shape \[0, 2, 64\], which is nothing"),
     ],
 )
 def test_feeds_that_do_not_fit_are_refused(feeds, message):

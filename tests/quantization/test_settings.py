@@ -14,6 +14,8 @@ from tf_opt.quantization import QuantizationSettings
         ({"denied_ops": ["Matmul"]}, "Did you mean 'MatMul'"),
         ({"denied_ops": "MatMul"}, "expected a list of strings"),
         ({"denied_nodes": [3]}, "expected a list of strings"),
+        ({"denied_nodes": iter(["pooler"])}, "expected a list of strings"),
+        ({"smoothing": iter([0.5])}, "list of numbers"),
         ({"smoothing": (0.5, 1.5)}, "numbers from 0 to 1"),
         ({"smoothing": (float("nan"),)}, "numbers from 0 to 1"),
         ({"smoothing": 0.5}, "list of numbers"),

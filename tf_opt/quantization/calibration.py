@@ -182,6 +182,10 @@ def _checked(model: ir.Model, feed: Feed) -> dict[str, Array]:
             raise CalibrationError(
                 f"The calibration feed for {name} has shape {list(array.shape)}; the segment takes {value.shape}."
             )
+        if not array.size:
+            raise CalibrationError(
+                f"The calibration feed for {name} has shape {list(array.shape)}, which is nothing. Leave it out."
+            )
         checked[name] = array
     return checked
 
@@ -208,17 +212,48 @@ def _notes(feeds: Sequence[Feed], rows: int) -> tuple[str, ...]:
             f"Only {rows} rows (tokens) in {len(feeds)} feeds were given for calibration; ranges of int8 found on "
             f"fewer than {FEWEST_ROWS} are too narrow for what comes later. Give more feeds."
         )
-    if len(feeds) > 1 and len({_digest(feed) for feed in feeds}) == 1:
-        notes.append(
-            f"All {len(feeds)} calibration feeds are equal, so they tell no more than one. Give different ones."
-        )
-    changing = [array for feed in feeds for array in feed.values() if array.dtype.kind == "f" and array.size > 1]
-    if changing and all((array == array.flat[0]).all() for array in changing):
-        notes.append(
+    return (*notes, *_note_of_sameness(feeds))
+
+
+def _note_of_sameness(feeds: Sequence[Feed]) -> tuple[str, ...]:
+    """Returns what is the same in all feeds and should not be."""
+    by_name = {name: [feed[name] for feed in feeds if feed[name].size] for name in feeds[0]}
+    given = [arrays for arrays in by_name.values() if arrays]
+    hint = "Give feeds like those that the model will be served."
+    if any(array.size > 1 for arrays in given for array in arrays) and all(
+        _is_filled([array]) for arrays in given for array in arrays
+    ):
+        return (
             "Every input is filled with one number in all calibration feeds; ranges of int8 found on them mean "
-            "nothing. Give feeds like those that the model will be served."
+            f"nothing. {hint}",
         )
-    return tuple(notes)
+    if any(_has_one_row(arrays) for arrays in given) and all(_is_filled(each) or _has_one_row(each) for each in given):
+        return (
+            "Every input has the same row at all places of all calibration feeds, as a text of one word has; ranges of "
+            f"int8 found on them mean little. {hint}",
+        )
+    if len(feeds) > 1 and len({_digest(feed) for feed in feeds}) == 1:
+        return (f"All {len(feeds)} calibration feeds are equal, so they tell no more than one. Give different ones.",)
+    samples = {
+        name: [sample for array in arrays for sample in np.atleast_1d(array)] for name, arrays in by_name.items()
+    }
+    count = max((len(each) for each in samples.values()), default=0)
+    if count > 1 and all(np.array_equal(sample, each[0]) for each in samples.values() for sample in each):
+        return (f"All {count} samples in the calibration feeds are equal, so they tell no more than one. {hint}",)
+    return ()
+
+
+def _is_filled(arrays: Sequence[Array]) -> bool:
+    return all((array == arrays[0].flat[0]).all() for array in arrays)
+
+
+def _has_one_row(arrays: Sequence[Array]) -> bool:
+    """Whether all rows of floating point numbers are the same one, and there are several."""
+    if any(array.ndim < 2 or array.dtype.kind in "iub" for array in arrays):
+        return False
+    rows = [array.reshape(-1, array.shape[-1]) for array in arrays]
+    first = rows[0][0]
+    return sum(map(len, rows)) > 1 and all(len(each[0]) == len(first) and (each == first).all() for each in rows)
 
 
 def _observe(observation: Observation, value: ir.Value, channels: int, name: str, rows_per_feed: int) -> None:

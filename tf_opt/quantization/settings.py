@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -71,7 +71,7 @@ class QuantizationSettings:
                     f"denied_ops has {op!r}; only {', '.join(QUANTIZABLE_OPS)} are ever quantized."
                     f"{did_you_mean(op, QUANTIZABLE_OPS)}"
                 )
-        if isinstance(self.smoothing, str) or not isinstance(self.smoothing, Iterable):
+        if isinstance(self.smoothing, str | Iterator) or not isinstance(self.smoothing, Iterable):
             raise InvalidOptionError(f"smoothing is {self.smoothing!r}; expected a list of numbers from 0 to 1.")
         for exponent in self.smoothing:
             if isinstance(exponent, bool) or not isinstance(exponent, int | float) or not 0 <= exponent <= 1:
@@ -111,6 +111,7 @@ class QuantizationSettings:
 
     def _check_names(self, name: str) -> None:
         value = getattr(self, name)
-        is_list = isinstance(value, Iterable) and not isinstance(value, str)
+        # An iterator would be used up by this very check.
+        is_list = isinstance(value, Iterable) and not isinstance(value, str | Iterator)
         if not is_list or not all(isinstance(each, str) for each in value):
             raise InvalidOptionError(f"{name} is {value!r}; expected a list of strings.")
