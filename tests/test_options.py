@@ -7,6 +7,7 @@ import pytest
 import tf_opt
 from tf_opt import errors
 from tf_opt.options import Options
+from tf_opt.tolerance import Tolerance
 
 
 def test_defaults_are_valid_and_frozen():
@@ -33,6 +34,11 @@ def test_defaults_are_valid_and_frozen():
         ({"denied_nodes": [1]}, "list of strings"),
         ({"node_filter": "MatMul"}, "callable"),
         ({"strict": "yes"}, "True or False"),
+        ({"denied_ops": iter(["MatMul"])}, "list of strings"),
+        ({"quantization": {"denied_nodes": ["x"]}}, "quantization is .*; expected a tf_opt.QuantizationSettings"),
+        ({"precision": "auto", "adopt": "always"}, "precision is 'auto' and adopt is 'always'"),
+        ({"tolerance": Tolerance(cosine=0.9), "adopt": "always"}, "which compares nothing"),
+        ({"tolerance": 0.9}, "tolerance is 0.9; expected a tf_opt.Tolerance"),
         ({"minimum_segmentsize": 3}, "Did you mean 'minimum_segment_size'"),
     ],
 )

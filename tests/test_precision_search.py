@@ -41,7 +41,7 @@ def feeds(count: int = 4) -> list[dict[str, Any]]:
 
 
 def optimized(
-    monkeypatch: pytest.MonkeyPatch, speed: dict[str, float], **options: Any
+    monkeypatch: pytest.MonkeyPatch, speed: dict[str, float], calibration: Any = None, **options: Any
 ) -> tuple[Any, OptimizationReport]:
     """Optimizes the MLP; each precision is as many times faster than the original as `speed` says."""
 
@@ -64,7 +64,7 @@ def optimized(
     # Such a small network loses time in an engine; here only the precision is in question.
     monkeypatch.setattr("tf_opt.adoption.measure_trial", lambda *_: ())
     optimizer = tf_opt.Tf2TrtOpt(progress=False, cache=False, **options)
-    return optimizer.optimize_graph_def(wide_mlp(), ["y"], feeds()), optimizer.report
+    return optimizer.optimize_graph_def(wide_mlp(), ["y"], feeds(), calibration_data=calibration), optimizer.report
 
 
 def int8_weights(graph_def: Any) -> list[Any]:
@@ -111,6 +111,22 @@ def test_auto_keeps_the_fastest(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Precisions tried" in report.text()
 
 
+def test_auto_says_what_calibration_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    speed = {"int8": 1.2, "fp32": 1.5}
+    few = [{"x": feeds()[0]["x"][:3]}]
+    _, report = optimized(monkeypatch, speed, few, precision="auto", tolerance=Tolerance(cosine=0.5))
+    assert report.segments[0].precision == "fp32"
+    assert [note for note in report.segments[0].notes if note.startswith("int8, not kept: Only 3 rows")]
+
+    nothing = [{"x": np.full((200, 96), np.nan, np.float32)}]
+    _, report = optimized(monkeypatch, speed, nothing, precision="auto")
+    assert report.segments[0].precision == "fp32"
+    failed, kept = tried(report)
+    assert "stays in fp32" in failed.reason
+    assert "not finite in the calibration feeds" in failed.reason
+    assert (kept.precision, kept.reason) == ("fp32", "")
+
+
 def test_auto_moves_layers_back_until_within_tolerance(monkeypatch: pytest.MonkeyPatch) -> None:
     _, whole = optimized(monkeypatch, {"int8": 2.0}, precision="int8", tolerance=Tolerance(cosine=0.9))
     limit = whole.maximum_error
@@ -133,6 +149,32 @@ def test_auto_falls_back_to_fp32_where_nothing_less_is_near_enough(monkeypatch: 
     )
     assert report.segments[0].precision == "fp32"
     assert not int8_weights(graph_def)
+    nothing_will_do = Tolerance(metric=lambda *_: 0.0, at_least=0.5)
+    _, report = optimized(monkeypatch, {}, precision="auto", tolerance=nothing_will_do)
+    assert all("outside tolerance" in attempt.reason for attempt in tried(report))
+    assert report.segments[0].reason == tried(report)[-1].reason  # That of the most exact.
+
+
+def test_a_budget_that_ends_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    options: dict[str, Any] = {"precision": "auto", "tolerance": Tolerance(maximum_absolute=1e-4)}
+    _, report = optimized(monkeypatch, {"int8": 2.0, "fp32": 1.5}, tuning_seconds=0, **options)
+    assert [attempt.precision for attempt in tried(report)] == ["int8", "fp32"]
+    assert report.attempts[0].reason.endswith("; tuning_seconds=0 ended before enough layers were moved back")
+    _, report = optimized(monkeypatch, {"int8": 2.0, "fp32": 1.5}, **options)
+    assert [attempt.reverted_layers for attempt in tried(report)] == [0, 1, 2, 0]
+    assert not any("tuning_seconds" in attempt.reason for attempt in report.attempts)
+
+
+def test_errors_of_the_metric_reach_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    class OwnError(Exception):
+        pass
+
+    def fails(original: Any, optimized: Any) -> float:
+        raise OwnError("no labels")
+
+    for precision in ("auto", "int8", "fp32"):
+        with pytest.raises(OwnError, match="no labels"):
+            optimized(monkeypatch, {}, precision=precision, tolerance=Tolerance(metric=fails, at_least=0.5))
 
 
 def test_metric_of_the_user_gets_outputs_by_key_and_decides(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
@@ -77,7 +77,7 @@ class Options:
 
     adopt: AdoptPolicy = "measured"
     # "measured": a segment that is outside tolerance or slower on test_data goes back to TensorFlow. "always": it
-    # stays.
+    # stays, uncompared, so that neither a tolerance nor precision "auto" has a meaning.
 
     rtol: float = 1e-6
     # Relative tolerance of the comparison with the original outputs.
@@ -97,7 +97,8 @@ class Options:
     # weights of its own.
 
     maximum_cached_engines: int = 16
-    # At most this many shapes have an engine of their own beside the dynamic one; the least recently used goes.
+    # At most this many shapes have an engine of their own beside the dynamic one; the least recently used gives its
+    # place to one that comes much more often.
 
     specialize_after: int = 100
     # After this many runs with the same input shapes, an engine for just these is compiled in the background, and kept
@@ -129,6 +130,12 @@ class Options:
             raise InvalidOptionError(
                 f"tolerance is {self.tolerance!r}; expected a tf_opt.Tolerance, such as Tolerance(cosine=0.99)."
             )
+        if self.quantization is not None and type(self.quantization).__name__ != "QuantizationSettings":
+            raise InvalidOptionError(
+                f"quantization is {self.quantization!r}; expected a tf_opt.QuantizationSettings, such as "
+                "QuantizationSettings(denied_nodes=['*/pooler/*'])."
+            )
+        self._check_judgement()
         if self.skip_padding is not None and (not isinstance(self.skip_padding, str) or not self.skip_padding):
             raise InvalidOptionError(
                 f"skip_padding is {self.skip_padding!r}; expected the name of the attention mask's input, or None."
@@ -194,6 +201,21 @@ class Options:
                 "TensorRTSettings(optimization_level=5)."
             )
 
+    def _check_judgement(self) -> None:
+        """Refuses what would have to be judged where nothing is."""
+        if self.adopt == "measured":
+            return
+        if self.precision == "auto":
+            raise InvalidOptionError(
+                f"precision is 'auto' and adopt is {self.adopt!r}; which precision is near enough and fastest has to "
+                "be measured: leave adopt at 'measured', or name a precision."
+            )
+        if self.tolerance is not None:
+            raise InvalidOptionError(
+                f"There is a tolerance, and adopt is {self.adopt!r}, which compares nothing. Leave adopt at "
+                "'measured', or leave the tolerance out."
+            )
+
     def _check_integer(self, name: str, minimum: int) -> None:
         value = getattr(self, name)
         if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
@@ -213,7 +235,8 @@ class Options:
         if value is None:
             return
         if (
-            isinstance(value, str)
+            # An iterator would be used up by this very check.
+            isinstance(value, str | Iterator)
             or not isinstance(value, Iterable)
             or not all(isinstance(each, str) for each in value)
         ):

@@ -71,10 +71,12 @@ class _Variant:
     Attributes:
         candidates: One for each segment.
         quantized: What quantization made of each segment, by its name.
+        failures: Why a segment stays in fp32, one for each that does.
     """
 
     candidates: list[Candidate]
     quantized: Mapping[str, QuantizationResult]
+    failures: Sequence[str]
 
 
 class PrecisionSearch:
@@ -127,19 +129,27 @@ class PrecisionSearch:
             PrecisionAttempt(precision=name, reason=f"not tried: {reasons[name]}") for name in order if reasons[name]
         )
         results = [self._attempt(name) for name in order if not reasons[name]]
-        best = max(results, key=lambda result: _speed(result.adoption))
+        # Of equal ones the most exact, so that where none was adopted its reason stands with the segments.
+        best = max(reversed(results), key=lambda result: _speed(result.adoption))
         kept = best.attempts[-1]
         attempts = [
             replace(attempt, reason=attempt.reason or f"{kept.precision} is faster") if attempt is not kept else attempt
             for result in results
             for attempt in result.attempts
         ]
+        best = _with_notes_of_others(best, [result for result in results if result is not best])
         return replace(best, attempts=(*attempts, *skipped))
 
     def _attempt(self, precision: str) -> SearchResult:
         """Tries one precision; int8 that is outside of the tolerance is tried again with layers moved back."""
         started = time.perf_counter()
         variant = self._variant(precision)
+        if self._options.precision == "auto" and 0 < len(variant.candidates) == len(variant.failures):
+            # Engines in fp32 have an attempt of their own; by chance these might measure faster.
+            pairs = zip(variant.candidates, variant.failures, strict=True)
+            reports = tuple(replace(candidate.report, reason=failure) for candidate, failure in pairs)
+            failed = Adoption(graph_def=None, segments=reports)
+            return self._result(precision, variant.candidates, failed, 0, started)
         adoption = self._adopt(variant.candidates)
         result = self._result(precision, variant.candidates, adoption, 0, started)
         if self._options.precision == "auto" and variant.quantized and self._is_inaccurate(adoption):
@@ -180,6 +190,7 @@ class PrecisionSearch:
         """Builds an engine of each segment; one that cannot be built in this precision stays in fp32."""
         candidates: list[Candidate] = []
         quantized: dict[str, QuantizationResult] = {}
+        failures: list[str] = []
         for each in self._built:
             if precision == "fp32":
                 candidates.append(each.candidate)
@@ -194,9 +205,9 @@ class PrecisionSearch:
             except (CalibrationError, EngineBuildError, PassError, UnsupportedPrecisionError) as error:
                 if self._options.strict:
                     raise
-                note = f"{each.prepared.segment.name} stays in fp32: {error}"
-                candidates.append(_with_notes(each.candidate, (note,)))
-        return _Variant(candidates=candidates, quantized=quantized)
+                failures.append(f"{each.prepared.segment.name} stays in fp32: {error}")
+                candidates.append(_with_notes(each.candidate, failures[-1:]))
+        return _Variant(candidates=candidates, quantized=quantized, failures=failures)
 
     def _sixteen_bit_candidate(self, each: BuiltSegment, precision: SixteenBit) -> Candidate:
         _require(each, precision)
@@ -248,6 +259,9 @@ class PrecisionSearch:
                 best, highest = result, count
                 count = (lowest + highest) // 2
         if best is None:
+            if lowest + 1 < highest:
+                ended = f"tuning_seconds={self._options.tuning_seconds:g} ended before enough layers were moved back"
+                attempts[-1] = replace(attempts[-1], reason=f"{attempts[-1].reason}; {ended}")
             return replace(failed, attempts=tuple(attempts))
         others = [attempt for attempt in attempts if attempt is not best.attempts[0]]
         return replace(best, attempts=(*others, *best.attempts))
@@ -284,6 +298,22 @@ def _require(each: BuiltSegment, precision: str) -> None:
 
 def _with_notes(candidate: Candidate, notes: Sequence[str]) -> Candidate:
     return replace(candidate, report=replace(candidate.report, notes=(*candidate.report.notes, *notes)))
+
+
+def _with_notes_of_others(best: SearchResult, others: Sequence[SearchResult]) -> SearchResult:
+    """Returns the result with what else was noticed: too few calibration feeds may be why int8 was not kept."""
+    noticed: dict[str, list[str]] = {}
+    for other in others:
+        for report in other.adoption.segments:
+            told = [note for note in report.notes if note != report.reason]
+            noticed.setdefault(report.name, []).extend(
+                f"{other.attempts[-1].precision}, not kept: {each}" for each in told
+            )
+    segments = []
+    for report in best.adoption.segments:
+        more = [note for note in noticed.get(report.name, ()) if note.partition(": ")[2] not in report.notes]
+        segments.append(replace(report, notes=(*report.notes, *more)))
+    return replace(best, adoption=replace(best.adoption, segments=tuple(segments)))
 
 
 def _speed(adoption: Adoption) -> float:

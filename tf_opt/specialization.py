@@ -29,7 +29,7 @@ def specialize(frozen: FrozenGraph, feeds: Sequence[Feed]) -> FrozenGraph:
     22 calls, or it goes. Each holds a packed copy of the weights. Other shapes are served as before.
 
     The wish is an attribute of the graph: it is saved with it, and any process that runs the graph fulfils it. OpenVINO
-    does; engines that run through Python ignore it.
+    does; other engines ignore it.
 
     Example:
         >>> ready = tf_opt.specialize(optimized, tf_opt.random_feeds(optimized, batch=1, sequence=16))

@@ -82,7 +82,6 @@ def test_every_option_arrives() -> None:
         tolerance_absolute=0.5,
         tuning_seconds=3.0,
         skip_padding="attention_mask",
-        adopt="always",
         strict=True,
         no_fallback=True,
         fix_shapes=True,
@@ -94,7 +93,7 @@ def test_every_option_arrives() -> None:
         quantization=QUANTIZATION,
         tensorrt=TENSORRT,
     )
-    alone = [keywords(rtol=1e-3, atol=1e-2), keywords(no_cache=True)]
+    alone = [keywords(rtol=1e-3, atol=1e-2), keywords(no_cache=True), keywords(adopt="always")]
     passed = set(given).union(*alone)
     assert passed == {field.name for field in fields(Options)} - NO_OPTION - BY_THE_TERMINAL
     options = Options(**given)
@@ -103,6 +102,7 @@ def test_every_option_arrives() -> None:
         assert getattr(options, name) != getattr(defaults, name), name
     assert options.tolerance == Tolerance(cosine=0.98, maximum_absolute=0.5)
     assert (alone[0]["rtol"], alone[0]["atol"], alone[1]["cache"]) == (1e-3, 1e-2, False)
+    assert alone[2] == {"adopt": "always"}
 
 
 def test_every_setting_of_quantization_arrives() -> None:
@@ -135,6 +135,7 @@ def test_every_setting_of_tensorrt_arrives() -> None:
         ({"cache_dir": Path("results"), "no_cache": True}, "--cache-dir"),
         ({"adopt": "always", "tolerance_cosine": 0.9}, "--tolerance-cosine"),
         ({"adopt": "always", "measurement_seconds": 1.0}, "--measurement-seconds"),
+        ({"adopt": "always", "measurement_seconds": 1.0, "precision": "auto"}, "--measurement-seconds"),
         ({"quantization": {"quantization_weight_bits": 8}}, "--quantization-weight-bits"),
         ({"tensorrt": {"tensorrt_tf32": True}, "segments": {"engine": ["openvino"]}}, "--tensorrt-tf32"),
     ],
@@ -150,6 +151,7 @@ def test_what_would_have_no_effect_is_refused(given: dict[str, Any], option: str
     [
         {"segments": {"engine": ["auto", "openvino"]}},
         {"segments": {"engine": ["fastest"]}, "adopt": "always"},
+        {"precision": "auto", "adopt": "always"},
         {"measurement_seconds": 0.0},
         {"precision": "int8", "quantization": {"quantization_denied_op": ["Add"]}},
         {"tensorrt": {"tensorrt_strip_weights": True, "tensorrt_profile_strategy": "optimal"}},

@@ -251,7 +251,7 @@ class OptimizeArguments:
                 "--measurement-seconds": self.measurement_seconds,
             }
             for name, value in judging.items():
-                if value is not None and self.precision != "auto":
+                if value is not None:
                     raise typer.BadParameter("nothing is judged with --adopt always; leave one out.", param_hint=name)
         if self.sixteen_bit and self.precision is not None:
             raise typer.BadParameter("is a precision of its own; leave --precision out.", param_hint="--16-bit")
