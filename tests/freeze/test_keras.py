@@ -118,6 +118,21 @@ def test_subclassed_model_needs_a_specification() -> None:
     check(freeze_keras(model, {"text": ((None, 4), "float32")}), {"text": x}, model(x))
 
 
+class Branching(tf_keras.Model):
+    def call(self, x: Any) -> Any:
+        if tf.shape(x)[0] > 2:
+            return x * 2.0
+        return x + 1.0
+
+
+def test_branches_of_python_over_tensors() -> None:
+    frozen = freeze_keras(Branching(), {"x": ((None, 4), "float32")})
+    for rows in (1, 5):
+        x = array(rows, 4)
+        (result,) = GraphRunner(frozen).run({"x": x}).values()
+        np.testing.assert_allclose(result, x * 2.0 if rows > 2 else x + 1.0, rtol=1e-6)
+
+
 def test_specification_that_does_not_fit() -> None:
     left, right = keras.Input((4,), name="left"), keras.Input((4,), name="right")
     model = keras.Model([left, right], left + right)
@@ -195,6 +210,27 @@ def test_hugging_face_inputs_by_position() -> None:
         assert frozen.input_names == tuple(f"{name}:0" for name in names)
         used = {name: feed[name] for name in names}
         check(frozen, used, dict(model(used, training=False)))
+
+
+@pytest.mark.slow
+def test_hugging_face_deberta() -> None:
+    """Its attention branches on whether there are as many keys as queries."""
+    config = transformers.DebertaV2Config(
+        vocab_size=100,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=32,
+        relative_attention=True,
+        pos_att_type=["p2c", "c2p"],
+    )
+    model = transformers.TFDebertaV2Model(config)
+    model(model.dummy_inputs)
+    frozen = freeze_keras(model)
+    for batch, length in ((1, 5), (3, 9)):
+        feed = bert_feed(batch, length)
+        check(frozen, feed, dict(model(feed, training=False)))
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -48,7 +48,7 @@ def freeze_keras(model: KerasModel, input_spec: InputSpec | None = None) -> Froz
     specs = _declared_inputs(model) if input_spec is None else _named_specs(model, input_spec)
     _refuse_composites(specs)
     by_name = input_spec is None or isinstance(input_spec, Mapping) or bool(_hugging_face_inputs(model))
-    arrange = _arrangement(model, specs, by_name=by_name)
+    arrange = tf.autograph.experimental.do_not_convert(_arrangement(model, specs, by_name=by_name))
     arguments = {"training": False} if _takes_training(model) else {}
 
     def call(*tensors: Any) -> Any:
@@ -58,10 +58,8 @@ def freeze_keras(model: KerasModel, input_spec: InputSpec | None = None) -> Froz
             return {str(name): value for name, value in outputs.items() if value is not None}
         return outputs
 
-    # Autograph would rewrite `call` only; models bring their own.
-    function = tf.function(call, input_signature=list(specs.values()), autograph=False)
     try:
-        concrete = function.get_concrete_function()
+        concrete = _traced(call, list(specs.values()))
     except Exception as error:
         described = ", ".join(f"{name}: {spec.dtype.name} {spec.shape}" for name, spec in specs.items())
         raise FreezeError(
@@ -74,6 +72,16 @@ def freeze_keras(model: KerasModel, input_spec: InputSpec | None = None) -> Froz
         return frozen
     outputs = tuple(replace(info, key=name) for info, name in zip(frozen.outputs, names, strict=True))
     return replace(frozen, outputs=outputs)
+
+
+def _traced(call: Callable[..., Any], signature: list[tf.TensorSpec]) -> Any:
+    """Returns the ConcreteFunction of a call."""
+    try:
+        # Rewriting each function of a model takes longer than tracing it, and few models need it.
+        return tf.function(call, input_signature=signature, autograph=False).get_concrete_function()
+    except tf.errors.OperatorNotAllowedInGraphError:
+        # Python branches on a tensor, on a sequence length for example, as it may where Keras runs a model itself.
+        return tf.function(call, input_signature=signature, autograph=True).get_concrete_function()
 
 
 def _declared_inputs(model: KerasModel) -> dict[str, tf.TensorSpec]:
