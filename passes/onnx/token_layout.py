@@ -85,8 +85,12 @@ class AlignedShapes(SymbolicShapes):
 
     def _declare(self, value: ir.Value) -> None:
         super()._declare(value)
+        if value not in self._inputs:
+            return
+        if (vector := self._vectors.get(value)) is not None:
+            self._vectors[value] = tuple(map(self._name, vector))
         shape = self._shapes.get(value)
-        if value not in self._inputs or shape is None:
+        if shape is None:
             return
         # The last axis of an input of floating point numbers counts features, but for the mask's.
         is_listed = value.name == self._mask or (value.dtype is not None and value.dtype.is_integer())
@@ -106,7 +110,14 @@ class AlignedShapes(SymbolicShapes):
         return self._name(super().unknown(node, axis, output))
 
     def _name(self, dim: Dim) -> Dim:
-        return self._renamed.get(dim.label, dim) if isinstance(dim, Expression) else dim
+        """Returns a dimension with what was found to stand for it, or for what it is a sum of products of."""
+        if not isinstance(dim, Expression) or not any(atom.label in self._renamed for atom in _factors(dim)):
+            return dim
+        total: Dim = 0
+        for monomial, coefficient in dim.terms:
+            factors = (self._renamed.get(atom.label, Expression((((atom,), 1),))) for atom in monomial)
+            total = total + product(factors) * coefficient
+        return total
 
     def _visit(self, node: ir.Node) -> None:
         super()._visit(node)
@@ -194,13 +205,17 @@ def reshape_groups(
     return groups
 
 
-def _atoms(dim: Dim) -> Iterator[Atom]:
+def _factors(dim: Dim) -> Iterator[Atom]:
     if isinstance(dim, Expression):
         for monomial, _ in dim.terms:
-            for atom in monomial:
-                yield atom
-                for operand in atom.operands:
-                    yield from _atoms(operand)
+            yield from monomial
+
+
+def _atoms(dim: Dim) -> Iterator[Atom]:
+    for atom in _factors(dim):
+        yield atom
+        for operand in atom.operands:
+            yield from _atoms(operand)
 
 
 def aligned_shapes(model: ir.Model, mask: str | None = None) -> AlignedShapes:

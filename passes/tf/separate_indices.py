@@ -10,15 +10,17 @@ from tensorflow.core.framework.node_def_pb2 import NodeDef
 
 from tf_opt.passes.tf.graph_editor import GraphEditor
 from tf_opt.passes.tf.graph_view import format_input
+from tf_opt.passes.tf.node_defs import attribute_dtype
 from tf_opt.passes.tf.pass_base import Border, GraphPass, PassResult
 from tf_opt.passes.tf.tensor_types import tensor_infos
 from tf_opt.tensor_info import tensor_name
 
 _INDEX_OPS = frozenset(
     "Shape Size Rank StridedSlice Slice Pack ConcatV2 Range ExpandDims Squeeze Reshape Cast Prod AddV2 Sub Mul Maximum "
-    "Minimum Identity Fill".split()
+    "Minimum Neg Less LessEqual Greater GreaterEqual Identity Fill".split()
 )
-"""What shapes, lengths, positions and the types of tokens are computed with. On integers each costs next to nothing."""
+"""What shapes, lengths, positions, the distances between them and the types of tokens are computed with. On integers
+each costs next to nothing."""
 
 _MAXIMUM_COPIES = 64
 """More nodes than this in front of one node are no index arithmetic, but a computation on integers."""
@@ -54,7 +56,7 @@ class SeparateIndices(GraphPass):
             and node.name not in self._outside
             and editor.is_free(node.name)
             and (info := types.get(tensor_name(node.name))) is not None
-            and info.dtype.startswith(("int", "uint"))
+            and (info.dtype.startswith(("int", "uint")) or _compares_integers(node, info.dtype))
         }
         copies: dict[str, str] = {}
         for name in editor.view.topological_order():
@@ -78,6 +80,11 @@ class SeparateIndices(GraphPass):
             for member in cone
             for use in editor.view.data_consumers(member)
         )
+
+
+def _compares_integers(node: NodeDef, dtype: str) -> bool:
+    # A comparison of numbers that an engine computes is smaller than they are, and should leave it in their place.
+    return dtype == "bool" and "T" in node.attr and attribute_dtype(node, "T").is_integer
 
 
 def _cone(editor: GraphEditor, name: str, integers: Collection[str]) -> list[str]:

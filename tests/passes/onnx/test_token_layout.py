@@ -9,6 +9,7 @@ import pytest
 from tests.passes.onnx.pass_checks import model_of
 from tests.passes.onnx.token_checks import encoder
 from tf_opt.errors import SkipPaddingError
+from tf_opt.passes.onnx.segment_weights import KNOWN_SHAPE, KNOWN_VECTOR
 from tf_opt.passes.onnx.token_layout import TokenLayout, reshape_groups, token_layout
 from tf_opt.passes.tf.symbolic_dims import symbol
 
@@ -85,6 +86,39 @@ def test_mask_that_is_reshaped_to_the_sizes_of_the_tokens():
     numbers = {name: np.array([number], np.int64) for name, number in (("zero", 0), ("one", 1), ("two", 2))}
     layout, values = layout_of(model_of(text, **numbers))
     assert layout.leading(values["x"]) == "pair"
+
+
+def test_mask_that_is_reshaped_to_sizes_that_come_in():
+    """MPNet does the same with sizes that the segment is given."""
+    model = model_of(
+        """g (float[A, T, 8] x, int64[4] target, int64[B, S] mask) => (float y) {
+            wide = Reshape(mask, target) real = Cast<to=1>(wide)
+            heads = Unsqueeze(x, one) k = Transpose<perm=[0, 1, 3, 2]>(heads)
+            scores = MatMul(heads, k) y = Add(scores, real)
+        }""",
+        one=np.array([1], np.int64),
+    )
+    rows, positions = symbol("ids[0]"), symbol("ids[1]")
+    x, target, _ = model.graph.inputs
+    x.meta[KNOWN_SHAPE] = (rows, positions, 8)
+    target.meta[KNOWN_VECTOR] = (rows, 1, 1, positions)
+    layout, values = layout_of(model)
+    assert layout.leading(x) == "pair"
+    assert layout.shapes.shape(values["real"]) == (layout.batch, 1, 1, layout.sequence)
+
+
+def test_tokens_that_come_in_joined():
+    model = model_of(
+        """g (float[N, 8] x, float[A, T, 8] z, int64[B, S] mask) => (float y) {
+            real = Cast<to=1>(mask) column = Unsqueeze(real, two) kept = Mul(z, column) y = Relu(x)
+        }""",
+        two=np.array([2], np.int64),
+    )
+    rows, positions = symbol("ids[0]"), symbol("ids[1]")
+    model.graph.inputs[0].meta[KNOWN_SHAPE] = (rows * positions, 8)
+    model.graph.inputs[1].meta[KNOWN_SHAPE] = (rows, positions, 8)
+    layout, _ = layout_of(model)
+    assert layout.leading(model.graph.inputs[0]) == "merged"
 
 
 def test_a_reshape_that_says_nothing_of_the_sizes():

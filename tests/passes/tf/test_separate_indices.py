@@ -75,3 +75,27 @@ def test_types_of_tokens_that_are_filled_in_are_copied_with_their_shape() -> Non
     view = GraphView(apply_pass(SeparateIndices(["gather"]), graph_of(build), changed=True))
     assert view.node("gather").input[1] == "types_outside"
     assert not any(name.endswith("_outside") for name in view.node("target").input)
+
+
+def test_distances_between_positions_are_copied_with_their_shape() -> None:
+    """A bias by relative position is looked up by whether a position comes before another."""
+
+    def build() -> list[tf.Tensor]:
+        ids = placeholder("ids", [None, None], tf.int32)
+        sizes = tf.shape(ids, name="shape")
+        positions = tf.range(sizes[1])
+        before = tf.less(-(positions[None] - positions[:, None]), 0, name="before")
+        bias = tf.gather(tf.constant(TABLE[:, 0]), tf.cast(before, tf.int32) * 2, name="gather")
+        return [tf.reshape(tf.cast(ids, tf.float32), tf.stack([sizes[0], 1, 1, sizes[1]], name="target")) + bias]
+
+    view = GraphView(apply_pass(SeparateIndices(["gather"]), graph_of(build), changed=True))
+    assert {"before_outside", "shape_outside"} <= set(view.names)
+    assert not any(name.endswith("_outside") for name in view.node("target").input)
+
+
+def test_comparisons_of_floating_point_numbers_are_not_copied() -> None:
+    def build() -> list[tf.Tensor]:
+        less = tf.less(placeholder("x", [None, 4]) * 2.0, 0.0)
+        return [tf.cast(less, tf.float32, name="outside"), tf.logical_not(less)]
+
+    apply_pass(SeparateIndices(["outside"]), graph_of(build), changed=False)
