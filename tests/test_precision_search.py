@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import tensorflow as tf
+from rich.progress import Progress
 
 import tf_opt
 from tests.small_graphs import engine_nodes, run_graph_def
+from tests.whole_segments import WholeSegment
 from tf_opt import errors
-from tf_opt.adoption import Adoption
+from tf_opt.adoption import Adoption, Candidate
+from tf_opt.engines.blob import EngineBlob
+from tf_opt.engines.onnxruntime import ONNXRuntimeBackend
+from tf_opt.graph_checks import frozen_from_graph_def
 from tf_opt.options import Options
 from tf_opt.precision_search import PrecisionSearch, tolerance_of
 from tf_opt.report.optimization import Measurement, OptimizationReport, PrecisionAttempt
@@ -232,6 +240,39 @@ def test_segment_that_cannot_be_calibrated_stays_in_fp32(monkeypatch: pytest.Mon
     strict = tf_opt.Tf2TrtOpt(progress=False, cache=False, precision="int8", strict=True)
     with pytest.raises(errors.CalibrationError):
         strict.optimize_graph_def(graph.as_graph_def(), ["y"], feeds())
+
+
+@pytest.mark.parametrize(("provider", "signed"), [("cpu", False), ("tensorrt", True)])
+def test_the_provider_of_onnx_runtime_decides_about_the_form(
+    monkeypatch: pytest.MonkeyPatch, provider: Any, signed: bool
+) -> None:
+    """TensorRT takes no unsigned activations and no zero point, whoever calls it."""
+    # Without the hardware only a session cannot be made.
+    monkeypatch.setattr("tf_opt.engines.onnxruntime.backend.create_session", lambda *_, **__: None)
+    backend, options = ONNXRuntimeBackend(provider), Options(precision="int8", strict=True, progress=False)
+    segment = WholeSegment(frozen_from_graph_def(wide_mlp(), ["y"]), backend, options)
+    _, built, _ = segment.builder.build_all(segment.light, segment.weights)
+    seen: list[Candidate] = []
+
+    def adopt(candidates: Sequence[Candidate], _: Tolerance | None) -> Adoption:
+        seen.extend(candidates)
+        return Adoption(graph_def=None, segments=tuple(each.report for each in candidates))
+
+    calibration = segment.inputs([{f"{name}:0": array for name, array in feed.items()} for feed in feeds()])
+    PrecisionSearch(
+        options, backend, built, adopt, lambda _: calibration, lambda _: nullcontext(), None, Progress(disable=True)
+    ).run()
+    (candidate,) = seen
+    graph = onnx.load_from_string(EngineBlob.unpack(candidate.node.engine).payload).graph
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    zero_points = [constants[node.input[2]] for node in graph.node if node.op_type == "QuantizeLinear"]
+    assert zero_points
+    assert {array.dtype for array in zero_points} == {np.dtype(np.int8 if signed else np.uint8)}
+    assert all(array == 0 for array in zero_points) or not signed
+    weights = [
+        np.frombuffer(node.attr["value"].tensor.tensor_content, np.int8) for node in candidate.derived_weights.values()
+    ]
+    assert [np.abs(array.astype(int)).max() for array in weights] == [127 if signed else 63] * 3
 
 
 def test_precision_without_hardware_is_refused_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,13 +7,17 @@ which part has to be written out in smaller operators.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 from tf_opt.errors import InvalidOptionError
 
 AttentionForm: TypeAlias = Literal["matmul", "onnx", "microsoft"]
 """How an attention block is written: as MatMul, Softmax, MatMul; as ONNX's Attention; as ONNX Runtime's own operator
 in the domain com.microsoft."""
+
+Int8Form: TypeAlias = Literal["openvino", "onnxruntime", "tensorrt"]
+"""Whose int8 kernels a quantized model is written for: with unsigned activations, with quantized results of
+convolutions besides, or with signed symmetric activations."""
 
 OLDEST_OPSET = 17
 """The exporter's opset, in which LayerNormalization appeared."""
@@ -41,6 +45,7 @@ class OnnxTarget:
         merge_qkv: Whether the matrix products of query, key and value that read one tensor become one. It saves calls
             where each one is small; the merged weight is a concatenation that the engine folds when it loads.
         infer_shapes: Whether the shapes of inner tensors are written into the model.
+        int8: Whose int8 kernels run quantized models.
     """
 
     name: str
@@ -50,6 +55,7 @@ class OnnxTarget:
     attention: AttentionForm = "matmul"
     merge_qkv: bool = False
     infer_shapes: bool = False
+    int8: Int8Form = "openvino"
 
     def __post_init__(self) -> None:
         if not OLDEST_OPSET <= self.opset <= NEWEST_OPSET:
@@ -70,4 +76,9 @@ class OnnxTarget:
             raise InvalidOptionError(
                 f"The ONNX target {self.name!r} asks for the attention form {self.attention!r}; expected 'matmul', "
                 "'onnx' or 'microsoft'."
+            )
+        if self.int8 not in get_args(Int8Form):
+            raise InvalidOptionError(
+                f"The ONNX target {self.name!r} asks for the int8 form {self.int8!r}; expected one of "
+                f"{', '.join(get_args(Int8Form))}."
             )

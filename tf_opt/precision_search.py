@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
 
 import onnx_ir as ir
 from rich.progress import Progress
@@ -31,9 +30,6 @@ from tf_opt.quantization import QuantizationResult, QuantizationSettings, quanti
 from tf_opt.report.optimization import PrecisionAttempt
 from tf_opt.segment_models import Stage
 from tf_opt.tolerance import DEFAULT_COSINE, Tolerance, objection
-
-if TYPE_CHECKING:
-    from tf_opt.quantization.settings import Target
 
 Adopt = Callable[[Sequence[Candidate], Tolerance | None], Adoption]
 """Tries engines against the original."""
@@ -224,8 +220,7 @@ class PrecisionSearch:
                 self._calibration(each.prepared.segment),
                 # What the backend reads decides about the forms, whatever the settings were made for.
                 replace(
-                    self._options.quantization or QuantizationSettings(),
-                    target=cast("Target", each.models.backend.name),
+                    self._options.quantization or QuantizationSettings(), target=each.models.backend.onnx_target.int8
                 ),
                 cache_dir=self._cache_dir,
                 progress=self._progress,

@@ -23,13 +23,15 @@ from tf_opt.dump.writer import Dump
 from tf_opt.engines.base import EngineBackend, FloatingType, SegmentModel, ShapeProfile
 from tf_opt.errors import EngineBuildError, PassError, SkipPaddingError
 from tf_opt.export import export_segment
+from tf_opt.feeds import Array
 from tf_opt.options import Options
 from tf_opt.passes.onnx.count_patterns import count_patterns
 from tf_opt.passes.onnx.pass_base import OnnxPass, OnnxPipeline
 from tf_opt.passes.onnx.pipeline import lowering_passes, recognizing_passes
 from tf_opt.passes.onnx.segment_weights import detach_segment, load_segment
 from tf_opt.passes.onnx.skip_padding import SkipPadding
-from tf_opt.passes.tf.extract import extract_segment
+from tf_opt.passes.tf.extract import INPUT_PREFIX, OUTPUT_PREFIX, WEIGHT_PREFIX, extract_segment
+from tf_opt.passes.tf.fold_channel_vectors import FoldChannelVectors
 from tf_opt.passes.tf.pass_base import Border, PassPipeline
 from tf_opt.passes.tf.pipeline import EXPORT_PASSES
 from tf_opt.passes.tf.segment import Segment
@@ -112,14 +114,15 @@ class SegmentModels:
         if self._dump is not None:
             with self._stage("dump"):
                 dumped = self._dump.segment(segment, self.backend.name, extracted, light, weights)
+
+        def values(number: int) -> Array:
+            return weights.array(node_name(segment.weights[number].name))
+
         with self._stage("export"):
             started = time.perf_counter()
-            border = Border(
-                inputs=tuple(f"input_{i}" for i in range(len(segment.inputs))),
-                outputs=tuple(f"output_{i}:0" for i in range(len(segment.outputs))),
-            )
             folder = None if dumped is None else dumped.passes("tf")
-            prepared = PassPipeline(EXPORT_PASSES, folder).run(extracted, border)
+            passes = (FoldChannelVectors(lambda name: values(int(name.removeprefix(WEIGHT_PREFIX)))), *EXPORT_PASSES)
+            prepared = PassPipeline(passes, folder).run(extracted, _border_of(segment))
             exported = export_segment(
                 prepared, self._opset, len(segment.inputs), len(segment.weights), len(segment.outputs)
             )
@@ -128,12 +131,7 @@ class SegmentModels:
             dumped.exported(exported.model)
 
         def load() -> ir.Model:
-            return load_segment(
-                exported.model,
-                segment.weights,
-                lambda index: weights.array(node_name(segment.weights[index].name)),
-                self._facts.inputs(light, segment),
-            )
+            return load_segment(exported.model, segment.weights, values, self._facts.inputs(light, segment))
 
         profiles: tuple[ShapeProfile, ...] = ()
         if self.backend.wants_profiles:
@@ -288,6 +286,15 @@ def graph_node(name: str, nodes: Collection[str]) -> str | None:
     """
     fitting = [node for node in nodes if name == node or name.startswith((f"{node}_", f"{node}/", f"{node}:"))]
     return max(fitting, key=len, default=None)
+
+
+def _border_of(segment: Segment) -> Border:
+    """Returns what the exporter asks an extracted segment for, weights that nothing reads any more among them."""
+    arguments = ((INPUT_PREFIX, len(segment.inputs)), (WEIGHT_PREFIX, len(segment.weights)))
+    return Border(
+        inputs=tuple(f"{prefix}{number}" for prefix, count in arguments for number in range(count)),
+        outputs=tuple(f"{OUTPUT_PREFIX}{number}:0" for number in range(len(segment.outputs))),
+    )
 
 
 def _in_the_graph(error: EngineBuildError, nodes: Collection[str]) -> EngineBuildError:

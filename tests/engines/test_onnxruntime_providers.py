@@ -180,6 +180,13 @@ def test_operators_of_onnx_runtime_are_not_for_tensorrt() -> None:
     assert ONNXRuntimeBackend("cuda").onnx_target.attention == "microsoft"
 
 
+@pytest.mark.parametrize(
+    ("provider", "form"), [("cpu", "onnxruntime"), ("cuda", "onnxruntime"), ("tensorrt", "tensorrt")]
+)
+def test_the_form_of_int8(provider: Any, form: str) -> None:
+    assert ONNXRuntimeBackend(provider).onnx_target.int8 == form
+
+
 def test_names_of_nodes_in_messages() -> None:
     # As ONNX Runtime 1.31 writes them.
     for text in (

@@ -6,12 +6,11 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
-import onnxruntime
 import pytest
 
 from tests.quantization.convolution_networks import KINDS, channels, filters, images, network
+from tests.quantization.int8_kernels import ONNXRuntimeModel, OpenVINOModel
 from tests.quantization.segments import model_of, nodes, relative_error, run
 from tf_opt.errors import CalibrationError
 from tf_opt.passes.onnx.pass_base import border_of
@@ -60,31 +59,16 @@ def test_weights_have_a_step_for_each_filter():
 
 
 def test_openvino_runs_all_of_them_in_int8():
-    openvino = pytest.importorskip("openvino")
-    content = ir.serde.serialize_model(quantized(network()).model).SerializeToString()
-    core = openvino.Core()
-    compiled = core.compile_model(core.read_model(content), "CPU")
-    kinds = [
-        operation.get_rt_info()["primitiveType"].value
-        for operation in compiled.get_runtime_model().get_ordered_ops()
-        if operation.get_rt_info()["layerType"].value == "Convolution"
-    ]
-    assert len(kinds) == 5
-    assert all(kind.endswith("_I8") for kind in kinds), kinds
+    compiled = OpenVINOModel(quantized(network()).model)
+    assert len(compiled.convolutions) == compiled.int8_convolutions == 5, compiled.convolutions
 
 
 def test_onnx_runtime_runs_all_of_them_in_int8(tmp_path):
-    model = quantized(network(), target="onnxruntime").model
-    options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
-    options.log_severity_level = 3
-    content = ir.serde.serialize_model(model).SerializeToString()
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    counts = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
-    assert counts["QLinearConv"] == 5
-    assert not counts["Conv"] + counts["FusedConv"]
+    compiled = ONNXRuntimeModel(quantized(network(), target="onnxruntime").model, tmp_path)
+    assert compiled.operators["QLinearConv"] == 5
+    assert not compiled.operators["Conv"] + compiled.operators["FusedConv"]
     (feed,) = images(1, seed=99)
-    assert relative_error(run(network(), feed)[0], session.run(None, feed)[0]) < 0.03
+    assert relative_error(run(network(), feed)[0], compiled.run(feed)[0]) < 0.03
 
 
 def test_a_result_that_leaves_the_segment_stays_in_floating_point_in_onnx_runtime():

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 import onnxruntime
-import openvino
 import pytest
 
 from tests import trained_models
-from tf_opt.border_values import border_values
-from tf_opt.engine_building import EngineBuilder
+from tests.quantization.int8_kernels import ONNXRuntimeModel, OpenVINOModel
+from tests.whole_segments import WholeSegment
 from tf_opt.engines import create_backend
-from tf_opt.export import DEFAULT_OPSET
-from tf_opt.options import Options
-from tf_opt.passes.tf.pass_base import Border, PassPipeline
-from tf_opt.passes.tf.pipeline import GRAPH_PASSES
 from tf_opt.quantization import QuantizationSettings, quantize_segment
-from tf_opt.tensor_info import node_name
-from tf_opt.weights import detach_weights
 
 SENTENCES = (Path(__file__).resolve().parents[1] / "data" / "sentences.txt").read_text().splitlines()
 CALIBRATION, UNSEEN = SENTENCES[:64], SENTENCES[64:264]
@@ -35,22 +25,20 @@ pytestmark = pytest.mark.slow
 def minilm():
     """MiniLM as one canonical segment, with its feeds for calibration and for judging."""
     frozen, _ = trained_models.minilm()
-    border = Border(inputs=tuple(map(node_name, frozen.input_names)), outputs=frozen.output_names)
-    light, weights = detach_weights(frozen.graph_def)
-    backends = (create_backend("openvino"),)
-    builder = EngineBuilder(Options(), backends, border, DEFAULT_OPSET, None, lambda _: nullcontext(), lambda *_: ())
-    light = builder.separate(PassPipeline(GRAPH_PASSES).run(light, border))
-    (segment,) = builder.segment(light).segments
+    segment = WholeSegment(frozen, create_backend("openvino"))
     names = {info.key: info.name for info in frozen.inputs}
 
     def feeds(batches):
         tokens = [trained_models.sentence_feed(batch) for batch in batches]
         named = [{name: each[key] for key, name in names.items()} for each in tokens]
-        return border_values(light, weights, segment, named), [each["attention_mask"] for each in tokens]
+        return segment.inputs(named), [each["attention_mask"] for each in tokens]
 
-    prepared = builder.models["openvino"].prepare(light, weights, segment)
     calibration, _ = feeds([[sentence] for sentence in CALIBRATION])
-    return prepared.model, calibration, feeds([UNSEEN[start : start + 20] for start in range(0, len(UNSEEN), 20)])
+    return (
+        segment.prepared.model,
+        calibration,
+        feeds([UNSEEN[start : start + 20] for start in range(0, len(UNSEEN), 20)]),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -87,13 +75,6 @@ def session_of(model, optimize=False):
     return lambda feed: session.run(None, feed)
 
 
-def openvino_of(model):
-    core = openvino.Core()
-    content = ir.serde.serialize_model(model).SerializeToString()
-    compiled = core.compile_model(core.read_model(content), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return lambda feed: list(compiled(feed).values())
-
-
 def spearman(first, second):
     """Rank correlation of two lists without ties."""
     ranks = [np.argsort(np.argsort(values)) for values in (first, second)]
@@ -114,7 +95,7 @@ def test_embeddings_of_unseen_sentences(minilm, original, result, kernels):
     # All products with constant matrices; those inside of attention have none.
     assert len(result.quantized_layers) == 6 * 6 + 1
     if kernels == "openvino":
-        compute = openvino_of(result.model)
+        compute = OpenVINOModel(result.model).run
     else:
         compute = session_of(result.model, optimize=kernels == "onnxruntime")
     check(original, embeddings(compute, minilm[2]))
@@ -122,11 +103,7 @@ def test_embeddings_of_unseen_sentences(minilm, original, result, kernels):
 
 def test_onnx_runtime_fuses_every_product(result, tmp_path):
     """It runs what it does not fuse in floating point, behind conversions: slower than without int8."""
-    options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(tmp_path / "fused.onnx")
-    content = ir.serde.serialize_model(result.model).SerializeToString()
-    onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    fused = Counter(node.op_type for node in onnx.load(tmp_path / "fused.onnx").graph.node)
+    fused = ONNXRuntimeModel(result.model, tmp_path).operators
     assert fused["MatMulIntegerToFloat"] == len(result.quantized_layers)
     assert not fused["DequantizeLinear"]
 

@@ -39,7 +39,7 @@ class OpenVINOBackend(EngineBackend):
     @property
     def onnx_target(self) -> OnnxTarget:
         """The forms that OpenVINO takes."""
-        return OnnxTarget(name="openvino", opset=20, gelu=True)
+        return OnnxTarget(name="openvino", opset=20, gelu=True, int8="openvino")
 
     def unavailable_reason(self) -> str | None:
         """Returns None: OpenVINO's CPU plugin runs wherever its package installs."""

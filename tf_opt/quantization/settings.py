@@ -8,8 +8,8 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeAlias, get_args
 
 from tf_opt.errors import InvalidOptionError, did_you_mean
+from tf_opt.onnx_target import Int8Form
 
-Target: TypeAlias = Literal["openvino", "onnxruntime", "tensorrt"]
 Method: TypeAlias = Literal["search", "nncf"]
 
 QUANTIZABLE_OPS = ("MatMul", "Gemm", "Conv")
@@ -20,7 +20,7 @@ QUANTIZABLE_OPS = ("MatMul", "Gemm", "Conv")
 class QuantizationSettings:
     """How int8 quantization works. Impossible values raise InvalidOptionError when the object is made."""
 
-    target: Target = "openvino"
+    target: Int8Form = "openvino"
     # Which engine reads the result. CPU engines want unsigned, asymmetric activations; TensorRT takes only signed
     # symmetric ones.
 
@@ -57,7 +57,7 @@ class QuantizationSettings:
     # model with convolutions counts as 32 rows at most, as what it holds at its many places is alike.
 
     def __post_init__(self) -> None:
-        for name, allowed in (("target", get_args(Target)), ("method", get_args(Method))):
+        for name, allowed in (("target", get_args(Int8Form)), ("method", get_args(Method))):
             value = getattr(self, name)
             if value not in allowed:
                 raise InvalidOptionError(

@@ -56,9 +56,15 @@ class ONNXRuntimeBackend(EngineBackend):
         """The forms that ONNX Runtime takes."""
         if self.provider == "tensorrt":
             # What TensorRT's parser does not know is cut out of its part of the graph.
-            return OnnxTarget(name="onnxruntime", opset=20, gelu=True)
+            return OnnxTarget(name="onnxruntime", opset=20, gelu=True, int8="tensorrt")
         return OnnxTarget(
-            name="onnxruntime", opset=20, gelu=True, attention="microsoft", merge_qkv=True, infer_shapes=True
+            name="onnxruntime",
+            opset=20,
+            gelu=True,
+            attention="microsoft",
+            merge_qkv=True,
+            infer_shapes=True,
+            int8="onnxruntime",
         )
 
     @property

@@ -29,9 +29,9 @@ AMPERE = (8, 0)
 def onnx_target(version: tuple[int, int]) -> OnnxTarget:
     """Returns the forms of ONNX that a version's parser takes."""
     if version >= STRONG_TYPES:
-        return OnnxTarget(name="tensorrt", opset=20, gelu=True)
+        return OnnxTarget(name="tensorrt", opset=20, gelu=True, int8="tensorrt")
     # The parsers of 8.5 and 8.6 know neither Gelu nor LayerNormalization.
-    return OnnxTarget(name="tensorrt", opset=17, gelu=False, layer_normalization=False)
+    return OnnxTarget(name="tensorrt", opset=17, gelu=False, layer_normalization=False, int8="tensorrt")
 
 
 def create_network(builder: trt.Builder) -> trt.INetworkDefinition:
