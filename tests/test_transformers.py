@@ -169,6 +169,63 @@ def test_padding_is_skipped_in_a_mean_over_the_tokens(family: str, products: int
     assert tf_opt.compare(frozen, optimized, feeds, show=False).passed
 
 
+def keras_hub_with_a_head() -> tuple[tf_opt.FrozenGraph, str]:
+    """Attention reads the mask as bool, the mean over the tokens as float."""
+    import keras
+
+    backbone = keras_hub_bert()
+    mask, hidden = backbone.input["padding_mask"], backbone.output["sequence_output"]
+    weights = keras.ops.expand_dims(keras.ops.cast(mask, "float32"), -1)
+    mean = keras.ops.sum(hidden * weights, axis=1) / keras.ops.sum(weights, axis=1)
+    return tf_opt.freeze_keras(keras.Model(backbone.input, {**backbone.output, "mean": mean})), "padding_mask"
+
+
+def bert_with_a_head() -> tuple[tf_opt.FrozenGraph, str]:
+    """Attention reads the mask as float, the sum over the tokens as bool."""
+    model = bert()
+
+    @tf.function(
+        input_signature=[tf.TensorSpec([None, None], tf.int32, name=name) for name in ("input_ids", "attention_mask")]
+    )
+    def call(input_ids: Any, attention_mask: Any) -> Any:
+        outputs = model(input_ids, attention_mask=attention_mask, training=False)
+        hidden = outputs.last_hidden_state
+        total = tf.reduce_sum(tf.where(tf.cast(attention_mask, tf.bool)[..., None], hidden, 0.0), axis=1)
+        return {"hidden": hidden, "pooled": outputs.pooler_output, "sum": total}
+
+    return tf_opt.freeze_concrete_function(call.get_concrete_function()), "attention_mask"
+
+
+@pytest.mark.parametrize(
+    ("build", "engine"),
+    [(keras_hub_with_a_head, "openvino"), (keras_hub_with_a_head, "onnxruntime"), (bert_with_a_head, "openvino")],
+)
+def test_padding_is_skipped_where_a_head_reads_the_mask_too(build: Any, engine: str) -> None:
+    frozen, mask = build()
+    feeds = [padded_feed(frozen, mask, [5, 12, 1], 12), padded_feed(frozen, mask, [7, 7], 7, seed=1)]
+    optimized, report = optimize(frozen, feeds[:1], engine=engine, skip_padding=mask)
+    (segment,) = report.segments
+    assert segment.onnx_pass_changes["skip_padding"] == 6 * LAYERS
+    assert report.patterns["attention"] == LAYERS
+    # The first token and the mean of real ones are compared whole.
+    assert tf_opt.compare(frozen, optimized, feeds, mask=mask, show=False).passed
+
+
+def test_padding_is_skipped_beside_a_bias_for_each_distance() -> None:
+    """MPNet looks up what it adds to the scores by the distance of two positions."""
+    from transformers import MPNetConfig, TFMPNetModel
+
+    model = TFMPNetModel(MPNetConfig(num_hidden_layers=LAYERS, **CONFIG))
+    model(model.dummy_inputs)
+    frozen = tf_opt.freeze_keras(model)
+    feeds = [padded_feed(frozen, "attention_mask", [5, 12, 1], 12), padded_feed(frozen, "attention_mask", [7, 6], 7)]
+    optimized, report = optimize(frozen, feeds[:1], engine="openvino", skip_padding="attention_mask")
+    (segment,) = report.segments
+    assert segment.onnx_pass_changes["skip_padding"] == 6 * LAYERS
+    assert report.patterns["attention"] == LAYERS
+    assert tf_opt.compare(frozen, optimized, feeds, mask="attention_mask", show=False).passed
+
+
 def test_the_report_says_where_no_product_works_on_tokens() -> None:
     with tf.Graph().as_default() as graph:
         x = tf.compat.v1.placeholder(tf.float32, [None, None, 64], name="x")

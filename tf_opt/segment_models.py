@@ -337,8 +337,9 @@ def _refuse_readers(passes: Sequence[OnnxPass], readers: Mapping[str, str]) -> N
 def _keeps_mask(node: node_def_pb2.NodeDef) -> bool:
     """Whether a node's output is zero exactly where its input is, with no more than dimensions of 1 added."""
     if node.op == "Cast":
+        source, target = (tf.as_dtype(node.attr[key].type) for key in ("SrcT", "DstT"))
         # A fraction cast to an integer may become zero.
-        return not tf.as_dtype(node.attr["SrcT"].type).is_floating or tf.as_dtype(node.attr["DstT"].type).is_floating
+        return not source.is_floating or target.is_floating or target == tf.bool
     return node.op in ("Identity", "ExpandDims")
 
 

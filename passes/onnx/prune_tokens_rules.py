@@ -15,15 +15,9 @@ import onnx_ir as ir
 from tf_opt.passes.onnx.nodes import attribute, attributes_of, axes_of, constant, optional_argument
 from tf_opt.passes.onnx.shape_rules import SymbolicShape, SymbolicVector
 from tf_opt.passes.onnx.symbolic_shapes import SymbolicShapes
+from tf_opt.passes.onnx.taken_parts import is_whole, slice_parameters, taken_axes
 from tf_opt.passes.onnx.token_layout import aligned_shapes, reshape_groups
-from tf_opt.passes.onnx.token_rules import (
-    BINARY,
-    MICROSOFT_ELEMENTWISE,
-    UNARY,
-    is_whole,
-    slice_parameters,
-    taken_axes,
-)
+from tf_opt.passes.onnx.token_rules import BINARY, MICROSOFT_ELEMENTWISE, UNARY
 from tf_opt.passes.tf.symbolic_dims import Dim
 
 END = 2**63 - 1

@@ -11,9 +11,10 @@ from tf_opt.passes.onnx.nodes import producer, remove_unread
 from tf_opt.passes.onnx.pass_base import OnnxPass
 from tf_opt.passes.onnx.skip_padding_index import GraphWriter, TokenIndex
 from tf_opt.passes.onnx.skip_padding_plan import Mode, Plan, Planner
+from tf_opt.passes.onnx.taken_parts import slice_parameters
 from tf_opt.passes.onnx.token_facts import ORIGINAL, Rows
 from tf_opt.passes.onnx.token_layout import TokenLayout, token_layout
-from tf_opt.passes.onnx.token_rules import refuse, slice_parameters
+from tf_opt.passes.onnx.token_rules import refuse
 
 
 class SkipPadding(OnnxPass):

@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from tf_opt.errors import SkipPaddingError
 from tf_opt.passes.onnx.nodes import attributes_of, is_constant
+from tf_opt.passes.onnx.taken_parts import taken_axes, takes_one
 from tf_opt.passes.onnx.token_facts import ORIGINAL, PaddingFacts, Rows
 from tf_opt.passes.onnx.token_functions import MaskFunctions
 from tf_opt.passes.onnx.token_layout import Leading, TokenLayout
@@ -25,8 +26,6 @@ from tf_opt.passes.onnx.token_rules import (
     Scene,
     facts_of,
     refuse,
-    taken_axes,
-    takes_one,
 )
 
 _PRODUCTS = frozenset(("MatMul", "Gemm"))

@@ -13,16 +13,8 @@ from typing import NoReturn, TypeAlias
 import onnx_ir as ir
 
 from tf_opt.errors import SkipPaddingError
-from tf_opt.passes.onnx.nodes import (
-    BEYOND_EVERY_AXIS,
-    argument,
-    attribute,
-    axes_of,
-    constant,
-    integers,
-    optional_argument,
-    scalar,
-)
+from tf_opt.passes.onnx.nodes import argument, attribute, axes_of, optional_argument, scalar
+from tf_opt.passes.onnx.taken_parts import taken_axes
 from tf_opt.passes.onnx.token_facts import ORIGINAL, MaskFunction, PaddingFacts, Rows
 from tf_opt.passes.onnx.token_functions import MaskFunctions
 from tf_opt.passes.onnx.token_layout import TokenLayout, reshape_groups
@@ -80,6 +72,11 @@ class Scene:
             return None
         return moved
 
+    def is_zero_by_mask(self, value: ir.Value | None, output: ir.Value, axis: int) -> bool:
+        """Whether an operand is a function of the mask that is 0 at the padded positions of an axis of the output."""
+        mask = self.mask_at(value, self.rank(output), output)
+        return mask is not None and mask.padded == 0 and mask.sequence_axis == axis
+
 
 FactsRule: TypeAlias = Callable[[ir.Node, Sequence[PaddingFacts], Scene], PaddingFacts]
 
@@ -123,14 +120,31 @@ def elementwise(node: ir.Node, seen: Sequence[PaddingFacts], scene: Scene) -> Pa
     if node.op_type in ("Add", "Sub"):
         return replace(plain, lowered=_lowered(node.op_type, operands, masks))
     if node.op_type == "Div":
-        divisor = scalar(node.inputs[1], maximum_rank=rank)
-        is_plain = divisor is not None and divisor != 0
-        return replace(plain, zero=operands[0].zero if is_plain else frozenset(), lowered=_scaled(node, operands))
+        zero = _zero_when_divided(node, operands[0], masks[0], scene)
+        return replace(plain, zero=zero, lowered=_scaled(node, operands))
     return replace(
         plain,
         zero=operands[0].zero if node.op_type in _KEEPS_ZERO else frozenset(),
         lowered=operands[0].lowered if node.op_type in _KEEPS_LOWERED else {},
     )
+
+
+def _zero_when_divided(
+    node: ir.Node, dividend: PaddingFacts, mask: MaskFunction | None, scene: Scene
+) -> frozenset[int]:
+    """Returns the axes at whose padded positions a quotient is 0.
+
+    One divisor for a whole row, as the number of its tokens, is 0 in rows without tokens at most, unless the original
+    divides its real tokens by 0 too.
+    """
+    rank = scene.rank(node.outputs[0])
+    zero = dividend.zero.union([mask.sequence_axis] if mask is not None and mask.padded == 0 else [])
+    divisor = scalar(node.inputs[1], maximum_rank=rank)
+    if divisor is not None:
+        return zero if divisor != 0 else frozenset()
+    shape = scene.layout.shapes.shape(node.inputs[1]) or ()
+    padded = (1,) * (rank - len(shape)) + shape
+    return frozenset(axis for axis in zero if padded[axis] == 1)
 
 
 def _where(node: ir.Node, plain: PaddingFacts, operands: Sequence[PaddingFacts], mask: MaskFunction) -> PaddingFacts:
@@ -192,8 +206,9 @@ def matmul(node: ir.Node, seen: Sequence[PaddingFacts], scene: Scene) -> Padding
     inner = (ranks[0] - 1, ranks[1] - 2)
     rows = max(left.rows, right.rows)
     if inner[0] in left.wrong or inner[1] in right.wrong:
-        is_hidden = (inner[0] in left.zero and inner[0] not in left.wrong) or (
-            inner[1] in right.zero and inner[1] not in right.wrong
+        is_hidden = any(
+            (own in facts.zero and own not in facts.wrong) or scene.is_zero_by_mask(value, node.outputs[0], axis)
+            for value, facts, own, axis in zip(node.inputs, (left, right), inner, (rank - 1, rank - 2), strict=True)
         )
         if not is_hidden:
             refuse(node, "sums over the positions of a sequence, and nothing shows that padding has no part in it.")
@@ -274,53 +289,6 @@ def taking(node: ir.Node, seen: Sequence[PaddingFacts], scene: Scene) -> Padding
     (axis,) = axes
     shift = scene.rank(node.inputs[1]) - 1
     return facts.moved({each: each if each < axis else each + shift for each in range(rank) if each != axis})
-
-
-def taken_axes(node: ir.Node, rank: int) -> tuple[int, ...] | None:
-    """Returns the axes along which Slice, Gather or Split takes parts; None where they are computed."""
-    if node.op_type in ("Gather", "Split"):
-        return (attribute(node, "axis", 0) % rank,)
-    parameters = slice_parameters(node, rank)
-    if parameters is None:
-        return None
-    return tuple(axis for axis, bounds in parameters.items() if not is_whole(bounds))
-
-
-def takes_one(node: ir.Node, rank: int) -> bool:
-    """Whether a Gather or Slice along one axis takes a single position that is known."""
-    if node.op_type == "Gather":
-        index = constant(node.inputs[1], 1)
-        return index is not None and index.size == 1
-    partial = [bounds for bounds in (slice_parameters(node, rank) or {}).values() if not is_whole(bounds)]
-    if len(partial) != 1:
-        return False
-    start, end, step = partial[0]
-    return step == 1 and (
-        (start >= 0 and end == start + 1) or (start < -1 and end == start + 1) or (start == -1 and end >= 2**31 - 1)
-    )
-
-
-def slice_parameters(node: ir.Node, rank: int) -> dict[int, tuple[int, int, int]] | None:
-    """Returns start, end and step by axis; None where they are computed."""
-    starts, ends, axes, steps = (integers(optional_argument(node, index)) for index in range(1, 5))
-    if starts is None or ends is None:
-        return None
-    if axes is None:
-        if optional_argument(node, 3) is not None:
-            return None
-        axes = tuple(range(len(starts)))
-    if steps is None:
-        if optional_argument(node, 4) is not None:
-            return None
-        steps = (1,) * len(starts)
-    bounds = zip(axes, starts, ends, steps, strict=True)
-    return {axis % rank: (start, end, step) for axis, start, end, step in bounds}
-
-
-def is_whole(bounds: tuple[int, int, int]) -> bool:
-    """Whether a slice takes all of its axis."""
-    start, end, step = bounds
-    return start == 0 and step == 1 and end >= BEYOND_EVERY_AXIS
 
 
 def concatenation(node: ir.Node, seen: Sequence[PaddingFacts], scene: Scene) -> PaddingFacts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tf_opt.passes.tf.casts_to_bool import CastsToBool
 from tf_opt.passes.tf.collapse_tensordot import CollapseTensordot
 from tf_opt.passes.tf.erfc_to_erf import ErfcToErf
 from tf_opt.passes.tf.fold_constants import FoldConstants
@@ -33,6 +34,7 @@ def graph_passes() -> list[GraphPass | Fixpoint]:
         LastAxisOfMeans(),
         # Local rewrites that need no shapes.
         ErfcToErf(),
+        CastsToBool(),
         MergeTransposes(),
         FoldTransposesIntoMatMul(),
         # Before the folding of shape arithmetic, which then sees the Reshapes that this one adds.

@@ -81,6 +81,24 @@ def test_mean_over_the_tokens():
     assert "Where" in ops(packed)
 
 
+def test_sum_over_the_tokens_as_a_product():
+    ends = "row = Unsqueeze(real, axis_1) total = MatMul(row, narrow) y = Squeeze(total, axis_1)"
+    model = encoder(ends, outputs="float[B, 8] y", axis_1=np.array([1], np.int64))
+    pack(model, compares=("all",), products=PRODUCTS)
+
+
+def test_mean_over_the_tokens_by_weights():
+    ends = """
+        column = Unsqueeze(real, last)
+        count = ReduceSum<keepdims=1>(column, axis_1)
+        shares = Div(column, count)
+        kept = Mul(narrow, shares)
+        y = ReduceSum<keepdims=0>(kept, axis_1)
+    """
+    model = encoder(ends, outputs="float[B, 8] y", last=np.array([2], np.int64), axis_1=np.array([1], np.int64))
+    pack(model, compares=("rows",), products=PRODUCTS)
+
+
 def test_maximum_over_the_tokens():
     ends = """
         column = Unsqueeze(real, last)

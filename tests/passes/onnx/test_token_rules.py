@@ -11,7 +11,7 @@ from tf_opt.errors import SkipPaddingError
 from tf_opt.passes.onnx.token_facts import ORIGINAL, PaddingFacts, Rows
 from tf_opt.passes.onnx.token_functions import MaskFunctions
 from tf_opt.passes.onnx.token_layout import token_layout
-from tf_opt.passes.onnx.token_rules import Scene, facts_of, takes_one
+from tf_opt.passes.onnx.token_rules import Scene, facts_of
 
 X = PaddingFacts(wrong=frozenset({1}))
 """What the tests give for x [B, S, 8]: anything at padded positions."""
@@ -76,6 +76,16 @@ FOLLOWED = {
     "a product with the mask": ("y = Mul(x, column)", facts(zero=[1], rows=Rows.EMPTY)),
     "a product with the mask on what was original": ("y = Mul(z, column)", facts(zero=[1])),
     "what is 0 stays 0 when it is divided": ("a = Mul(z, column) y = Div(a, half)", facts(zero=[1])),
+    "what is 0 stays 0 when a row is divided": (
+        "t = ReduceSum<keepdims=1>(c, one_v) u = Unsqueeze(t, one_v) y = Div(column, u)",
+        facts(zero=[1]),
+    ),
+    "a product with weights of a mean": (
+        "t = ReduceSum<keepdims=1>(column, one_v) w = Div(column, t) y = Mul(x, w)",
+        facts(zero=[1], rows=Rows.EMPTY),
+    ),
+    "what is 0 does not when each position is divided": ("y = Div(column, z)", facts()),
+    "what is 0 does not when it is divided by 0": ("a = Mul(z, column) y = Div(a, nothing)", facts()),
     "what is 0 does not when it is divided by anything": ("a = Mul(z, column) y = Div(a, z)", facts()),
     "what is 0 stays 0 when it is cast": ("a = Mul(z, column) y = Cast<to=1>(a)", facts(zero=[1])),
     "a selection by the mask": ("y = Where(has_column, x, nothing)", facts(zero=[1], lowered={1: 0.0})),
@@ -95,6 +105,11 @@ FOLLOWED = {
     "values that are 0 in place of weights": (
         "v = Mul(x, column) p = Abs(s) w = Where(has, p, nothing) y = MatMul(w, v)",
         facts([1], rows=Rows.EMPTY),
+    ),
+    "tokens summed by the mask": ("y = MatMul(row, x)", facts(rows=Rows.EMPTY)),
+    "turned tokens summed by the mask": (
+        "t = Transpose<perm=[0, 2, 1]>(x) y = MatMul(t, column)",
+        facts(rows=Rows.EMPTY),
     ),
     "scores": ("t = Transpose<perm=[0, 2, 1]>(x) y = MatMul(x, t)", facts([1, 2])),
     "a product with weights": ("y = MatMul(x, matrix)", facts([1])),
@@ -123,6 +138,8 @@ REFUSED = {
     "softmax over scores that are not lowered": "y = Softmax<axis=-1>(s)",
     "log of softmax over lowered scores": f"{MASKED} y = LogSoftmax<axis=-1>(m)",
     "a product over positions": "t = Transpose<perm=[0, 2, 1]>(x) y = MatMul(t, x)",
+    "a product with where there is no token": "i = Sub(one, row) y = MatMul(i, x)",
+    "tokens of one row summed by the mask of another": "y = MatMul(c, x)",
     "a product over the batch": "t = Transpose<perm=[1, 2, 0]>(x) u = Transpose<perm=[1, 0, 2]>(x) y = MatMul(t, u)",
     "a product of vectors": "y = MatMul(x, vector)",
     "a transposed product": "m = Reshape(x, merged) y = Gemm<transA=1>(m, m)",
@@ -152,32 +169,3 @@ def test_followed(case):
 def test_refused(case):
     with pytest.raises(SkipPaddingError, match="node"):
         facts_behind(REFUSED[case])
-
-
-def test_one_position():
-    texts = {
-        "y = Gather<axis=1>(x, index)": True,
-        "y = Gather<axis=1>(x, both)": False,
-        "y = Gather<axis=1>(x, i)": False,
-        "y = Slice(x, zero, one, one)": True,
-        "y = Slice(x, minus_one, far, one)": True,
-        "y = Slice(x, minus_one, zero, one)": False,
-        "y = Slice(x, zero, two, one)": False,
-        "y = Slice(x, zero, far, one)": False,
-        "y = Slice(x, zero, one_two, one_two)": False,
-    }
-    for text, expected in texts.items():
-        model = model_of(
-            f"g (float[B, S, 8] x, int64[2] i) => (float y) {{ {text} }}",
-            index=np.array([3], np.int64),
-            both=np.array([0, 1], np.int64),
-            zero=np.array([0], np.int64),
-            one=np.array([1], np.int64),
-            two=np.array([2], np.int64),
-            one_two=np.array([1, 2], np.int64),
-            far=np.array([2**31 - 1], np.int64),
-            minus_one=np.array([-1], np.int64),
-        )
-        if "one_two" in text:
-            model.graph[0].replace_input_with(1, model.graph[0].inputs[2])
-        assert takes_one(model.graph[0], 3) is expected, text
