@@ -83,6 +83,11 @@ def test_resnet50():
     frozen = tf_opt.freeze_keras(model)
     feeds = [tf_opt.random_feeds(frozen, batch=batch)[0] for batch in (1, 3)]
     check(frozen, feeds, maximum_engines=1)
+    # Frozen, it answers what Keras does.
+    [images] = feeds[1].values()
+    found = tf_opt.run(frozen, feeds[1])
+    assert list(found) == ["predictions"]
+    np.testing.assert_allclose(found["predictions"], model(images, training=False), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("functional", [True, False], ids=["functional", "lowered"])

@@ -273,20 +273,24 @@ def rank_correlation(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
     return float(np.corrcoef(*ranks)[0, 1])
 
 
+@pytest.fixture(scope="module")
+def sentences() -> tuple[list[Any], list[Any], np.ndarray[Any, Any]]:
+    """MiniLM's feeds for calibration, others for judging, and its embeddings of these in fp32."""
+    texts = (ROOT / "data" / "sentences.txt").read_text().splitlines()
+    feeds = [trained_models.sentence_feed(texts[start : start + 8]) for start in range(0, len(texts), 8)]
+    calibration, unseen = feeds[:8], feeds[8:]
+    assert sum(len(feed["input_ids"]) for feed in unseen) >= 200
+    return calibration, unseen, embeddings(trained_models.minilm()[0], unseen)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("skip_padding", [None, "attention_mask"])
-def test_int8_keeps_the_embeddings_of_real_sentences(skip_padding: str | None) -> None:
+def test_int8_keeps_the_embeddings_of_real_sentences(sentences: Any, skip_padding: str | None) -> None:
+    calibration, unseen, original = sentences
     frozen, _ = trained_models.minilm()
-    sentences = (ROOT / "data" / "sentences.txt").read_text().splitlines()
-
-    def feeds(texts: list[str]) -> list[Any]:
-        return [trained_models.sentence_feed(texts[start : start + 8]) for start in range(0, len(texts), 8)]
-
-    calibration, unseen = feeds(sentences[:64]), feeds(sentences[64:])
-    assert sum(len(feed["input_ids"]) for feed in unseen) >= 200
     optimized, report = optimize(frozen, calibration, precision="int8", skip_padding=skip_padding)
     assert report.segments[0].precision == "int8"
-    original, actual = embeddings(frozen, unseen), embeddings(optimized, unseen)
+    actual = embeddings(optimized, unseen)
     assert (original * actual).sum(axis=1).min() >= 0.99
     pairs = np.triu_indices(len(original), 1)
     assert rank_correlation((original @ original.T)[pairs], (actual @ actual.T)[pairs]) >= 0.98

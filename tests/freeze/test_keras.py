@@ -251,15 +251,6 @@ def test_a_bert_adds_its_weights_once() -> None:
 
 
 @pytest.mark.slow
-def test_resnet50() -> None:
-    model = tf.keras.applications.ResNet50(weights=None)
-    frozen = freeze_keras(model)
-    assert [info.key for info in frozen.outputs] == ["predictions"]
-    x = array(2, 224, 224, 3)
-    check(frozen, {frozen.inputs[0].key: x}, {"predictions": model(x, training=False)})
-
-
-@pytest.mark.slow
 def test_keras_hub_bert() -> None:
     # KerasHub needs tf.keras to be Keras 3, which is decided for the whole process when TensorFlow is imported.
     script = """
