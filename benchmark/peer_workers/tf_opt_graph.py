@@ -55,7 +55,7 @@ class TfOptPeer(SessionPeer):
         single = [point for point in points if point[0] * point[1] <= SPECIALIZE_TOKENS]
         wanted = [tf_opt.random_feeds(frozen, batch=batch, sequence=sequence)[0] for batch, sequence in single]
         ready = tf_opt.specialize(optimized, wanted[: optimizer.options.maximum_cached_engines])
-        # As README advises: one engine has nothing to run beside it, so another thread only costs.
+        # One engine has nothing to run beside it, so another thread only costs.
         self.open(ready.graph_def, session_config(threads, {"callers_thread": True}))
         return {
             "tf_opt": tf_opt.__version__,
