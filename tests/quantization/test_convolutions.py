@@ -63,6 +63,39 @@ def test_openvino_runs_all_of_them_in_int8():
     assert len(compiled.convolutions) == compiled.int8_convolutions == 5, compiled.convolutions
 
 
+@pytest.mark.parametrize("attributes", ["strides = [2, 2]", 'strides = [2, 2], auto_pad = "SAME_UPPER"'])
+def test_strides_of_single_elements_become_a_pooling_in_openvino(attributes):
+    """OpenVINO pools in front of such a convolution itself, where the tensor is floating point again."""
+    model = model_of(
+        f"""g (float[B, 3, 16, 16] input_0) => (float[B, 8] output_0) {{
+            c0 = Conv <pads = [1, 1, 1, 1]> (input_0, w0)
+            a0 = Relu (c0)
+            c1 = Conv <{attributes}> (a0, w1)
+            c2 = Conv <{attributes}> (a0, w2)
+            sum = Add (c1, c2)
+            a1 = Relu (sum)
+            mean = GlobalAveragePool (a1)
+            output_0 = Flatten (mean)
+        }}""",
+        w0=filters(0, 16, 3, 3, 3),
+        w1=filters(1, 8, 16, 1, 1),
+        w2=filters(2, 8, 16, 1, 1),
+    )
+    result = quantized(model).model
+    compiled = OpenVINOModel(result)
+    assert len(compiled.convolutions) == compiled.int8_convolutions == 3, compiled.convolutions
+    assert [tuple(node.attributes["strides"].as_ints()) for node in nodes(result, "MaxPool")] == [(2, 2)] * 2
+    (feed,) = images(1, seed=99)
+    (expected,) = run(model, feed)
+    assert 0 < relative_error(expected, run(result, feed)[0]) < 0.03
+    assert relative_error(expected, compiled.run(feed)[0]) < 0.03
+    assert not nodes(quantized(model, target="onnxruntime").model, "MaxPool")
+
+
+def test_strides_that_pass_over_no_place_or_read_neighbours_stay():
+    assert not nodes(quantized(network()).model, "MaxPool")
+
+
 def test_onnx_runtime_runs_all_of_them_in_int8(tmp_path):
     compiled = ONNXRuntimeModel(quantized(network(), target="onnxruntime").model, tmp_path)
     assert compiled.operators["QLinearConv"] == 5

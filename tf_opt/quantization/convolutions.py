@@ -165,3 +165,18 @@ def _activated(result: ir.Value) -> ir.Value:
         if lowest is not None and not np.any(constant_array(lowest)):
             return node.outputs[0]
     return result
+
+
+def sampling_strides(node: ir.Node, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the strides of a Conv that reads some places alone and no neighbours; empty where it reads all or more.
+
+    Args:
+        node: The Conv.
+        shape: Shape of its filters.
+    """
+    numbers = {name: attribute.value for name, attribute in node.attributes.items()}
+    strides = tuple(numbers.get("strides", ()))
+    # Automatic padding of filters of one element is none.
+    if set(shape[2:]) != {1} or not set(strides) - {1} or any(numbers.get("pads", ())):
+        return ()
+    return strides

@@ -155,6 +155,7 @@ def _calibrate(
         layers=tuple(sorted(entries, key=lambda entry: entry.position)),
         symmetric=settings.symmetric_activations,
         weight_levels=settings.weight_levels,
+        samples_first=settings.samples_first,
         notes=notes,
     )
 

@@ -64,12 +64,14 @@ class Recipe:
         layers: Matrix products and convolutions, in the graph's order.
         symmetric: Whether activations are int8 with zero point 0; otherwise they are uint8.
         weight_levels: Largest absolute value of a quantized weight.
+        samples_first: Whether a convolution whose strides pass over places reads what was sampled before.
         notes: What calibration noticed.
     """
 
     layers: tuple[LayerRecipe, ...]
     symmetric: bool
     weight_levels: int
+    samples_first: bool = False
     notes: tuple[str, ...] = ()
 
     def without(self, names: Collection[str]) -> Recipe:
@@ -87,6 +89,7 @@ class Recipe:
             "version": FORMAT_VERSION,
             "symmetric": self.symmetric,
             "weight_levels": self.weight_levels,
+            "samples_first": self.samples_first,
             "notes": list(self.notes),
             "layers": [{name: getattr(layer, name) for name in _NUMBERS} for layer in self.layers],
         }
@@ -125,5 +128,6 @@ class Recipe:
             layers=tuple(layers),
             symmetric=header["symmetric"],
             weight_levels=header["weight_levels"],
+            samples_first=header["samples_first"],
             notes=tuple(header["notes"]),
         )

@@ -20,6 +20,8 @@ After:
     w = DequantizeLinear(W_int8, scales, axis=0)            W_int8 holds W * factor
     r = Conv(d, w, b_corrected); a = Relu(r)
     e = DequantizeLinear(QuantizeLinear(a))                 for ONNX Runtime, one for each reader of a
+
+For OpenVINO a convolution of single elements with strides reads p = MaxPool(d), which has the strides in its place.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from tf_opt.quantization.constants import constant_array
 from tf_opt.quantization.convolution_search import quantized_filters
-from tf_opt.quantization.convolutions import Convolution
+from tf_opt.quantization.convolutions import Convolution, sampling_strides
 from tf_opt.quantization.layers import AnyLayer, Layer
 from tf_opt.quantization.recipe import LayerRecipe, Recipe
 from tf_opt.quantization.search import quantize_weight
@@ -110,18 +112,29 @@ class _Writer:
         if activation is None:
             raise ValueError(f"The convolution {entry.name!r} lacks an input.")
         inputs = [self._dequantized_activation(node, activation, entry), self._dequantized_filters(node, layer, entry)]
+        attributes = list(node.attributes.values())
+        if self._recipe.samples_first and (strides := sampling_strides(node, layer.shape)):
+            inputs[0] = self._sampled(node, inputs[0], strides, entry.name)
+            attributes = [each for each in attributes if each.name != "strides"]
         biases = [bias for bias in (layer.bias, entry.bias_shift) if bias is not None]
         if biases:
             bias = np.asarray(sum(biases[1:], start=biases[0]), np.float32)
             inputs.append(self._constant(bias, f"{entry.name}/bias_corrected"))
         name = node.name
-        made = ir.Node("", "Conv", inputs, list(node.attributes.values()), name=name).outputs[0]
+        made = ir.Node("", "Conv", inputs, attributes, name=name).outputs[0]
         self._graph.insert_before(node, _producer(made))
         node.name = None
         made.name, made.type, made.shape = result.name, result.type, result.shape
         result.name = self._unused(f"{entry.name}/before")
         result.replace_all_uses_with(made, replace_graph_outputs=True)
         return made
+
+    def _sampled(self, node: ir.Node, activation: ir.Value, strides: Sequence[int], name: str) -> ir.Value:
+        """Returns the places of an activation that filters of one element read."""
+        single = [1] * len(strides)
+        sampled = self._add(node, "MaxPool", [activation], f"{name}/sampled", kernel_shape=single, strides=strides)
+        sampled.type = ir.TensorType(ir.DataType.FLOAT)
+        return sampled
 
     def quantize_result(self, value: ir.Value, entry: LayerRecipe) -> None:
         """Lets all that read the result of a convolution read it quantized, where the engine wants that."""
@@ -236,7 +249,7 @@ class _Writer:
         name: str,
         *,
         behind: bool = False,
-        **attributes: int,
+        **attributes: int | Sequence[int],
     ) -> ir.Value:
         node = ir.node(op, inputs, attributes, name=self._unused(name))
         node.outputs[0].name = node.name

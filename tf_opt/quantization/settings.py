@@ -96,6 +96,14 @@ class QuantizationSettings:
         return self.target == "onnxruntime"
 
     @property
+    def samples_first(self) -> bool:
+        """Whether a convolution of single elements with strides reads what a pooling has sampled, and has none itself.
+
+        OpenVINO makes that of it anyway, but between a quantized tensor and its scale, where it is int8 no more.
+        """
+        return self.target == "openvino"
+
+    @property
     def weight_levels(self) -> int:
         """Largest absolute value of a quantized weight: 63 or 127."""
         bits = self.weight_bits or (8 if self.target == "tensorrt" else 7)
