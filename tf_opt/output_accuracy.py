@@ -83,7 +83,17 @@ def outside_tolerance(comparison: Comparison, accuracy: Accuracy, tolerance: Tol
             )
             return (
                 f"outside tolerance at output {output.key}: {found}; allowed are rtol {comparison.rtol:g} and atol "
-                f"{comparison.atol:g}"
+                f"{comparison.atol:g}{_hint(output.dtype)}"
             )
     found = "" if tolerance is None else objection(tolerance, accuracy)
     return f"outside tolerance: {found}" if found else ""
+
+
+def _hint(dtype: str) -> str:
+    """Returns how to judge outputs that the original itself rounds to 16 bits; empty for other element types."""
+    if dtype not in ("bfloat16", "float16"):
+        return ""
+    return (
+        f"; the original rounds to {dtype} on its way, so that its own last bits are noise: "
+        "tolerance=tf_opt.Tolerance(cosine=0.999) judges by more than these"
+    )

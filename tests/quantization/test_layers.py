@@ -77,6 +77,25 @@ def test_a_weight_is_followed_through_what_moves_it():
     np.testing.assert_array_equal(layer.matrix(), np.concatenate(parts, axis=1))
 
 
+@pytest.mark.parametrize("op", ["Reshape(w, shape)", "Identity(w)"])
+def test_types_that_nothing_states(op):
+    """What moves a weight of float64 has its type, whether or not the model says so."""
+    text = f"""g (double[B, 64] input_0) => (double[B, 64] output_0) {{
+        moved = {op} doubled = Add(input_0, input_0) output_0 = MatMul (doubled, moved)
+    }}"""
+    model = model_of(text, w=matrix(0).astype(np.float64), shape=np.asarray([64, 64]))
+    assert all(value.dtype is None for node in model.graph for value in node.outputs if value.name != "output_0")
+    assert "computes in DOUBLE" in reasons(model)
+
+
+def test_a_weight_that_is_cast_has_the_type_of_the_cast():
+    """A model of mixed precision keeps its weights in float32."""
+    text = """g (float16[B, 64] input_0) => (float16[B, 64] output_0) {
+        narrow = Cast <to = 10> (w) output_0 = MatMul (input_0, narrow)
+    }"""
+    assert "computes in FLOAT16" in reasons(model_of(text, w=matrix(0)))
+
+
 PRODUCT = "g (float[B, 64] input_0) => (float[B, 64] output_0) { output_0 = MatMul (input_0, w) }"
 
 

@@ -70,9 +70,6 @@ def convolution_of(position: int, name: str, node: ir.Node) -> Convolution | str
         return "its filters or its bias change, and only convolutions with constant ones are quantized"
     if is_constant(activation):
         return "all its inputs are constant"
-    for value in (weight, activation):
-        if value.dtype not in (None, ir.DataType.FLOAT):
-            return f"it computes in {value.dtype}, and only convolutions in FLOAT are quantized"
     shape = constant_shape(weight)
     if len(shape) not in (3, 4):
         return f"it slides along {len(shape) - 2} axes, and only convolutions along one or two are quantized"

@@ -16,6 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from tf_opt.passes.onnx.collapse_tensordot import PRODUCT_SUFFIX
+from tf_opt.passes.onnx.convert_precision_types import ElementTypes
 from tf_opt.quantization.constants import constant_array, constant_shape, is_constant
 from tf_opt.quantization.convolutions import Convolution, convolution_of
 from tf_opt.quantization.settings import QUANTIZABLE_OPS, QuantizationSettings
@@ -82,11 +83,14 @@ def find_layers(model: ir.Model, settings: QuantizationSettings) -> tuple[list[A
     layers: list[AnyLayer] = []
     skipped: list[SkippedLayer] = []
     names = Counter(node.name for node in model.graph)
+    types = ElementTypes(model)
     for position, node in enumerate(model.graph):
         if node.domain or node.op_type not in QUANTIZABLE_OPS:
             continue
         name = node.name if node.name and names[node.name] == 1 else str(node.outputs[0].name)
-        found = convolution_of(position, name, node) if node.op_type == "Conv" else _layer(position, name, node)
+        found: AnyLayer | str = _refused_type(node, types)
+        if not found:
+            found = convolution_of(position, name, node) if node.op_type == "Conv" else _layer(position, name, node)
         reason = found if isinstance(found, str) else _denial(found, settings)
         if isinstance(found, str) or reason:
             skipped.append(SkippedLayer(name=name, op=node.op_type, reason=reason))
@@ -132,6 +136,14 @@ def groups_of(layers: Sequence[Layer]) -> list[list[Layer]]:
     return list(groups.values())
 
 
+def _refused_type(node: ir.Node, types: ElementTypes) -> str:
+    """Returns why the element type of a node's operands is not quantized; empty where it is, or is not known."""
+    known = (types.of(value) for value in node.inputs[:2])
+    other = next((dtype for dtype in known if dtype not in (None, ir.DataType.FLOAT)), None)
+    what = "convolutions" if node.op_type == "Conv" else "products"
+    return "" if other is None else f"it computes in {other}, and only {what} in FLOAT are quantized"
+
+
 def _layer(position: int, name: str, node: ir.Node) -> Layer | str:
     """Returns what is to be known of a product, or why it cannot be quantized."""
     activation, weight = node.inputs[0], node.inputs[1]
@@ -142,9 +154,6 @@ def _layer(position: int, name: str, node: ir.Node) -> Layer | str:
         return f"{changing}, and only products with a constant second matrix are quantized"
     if is_constant(activation):
         return "both inputs are constant"
-    if activation.dtype not in (None, ir.DataType.FLOAT) or weight.dtype not in (None, ir.DataType.FLOAT):
-        other = next(dtype for dtype in (weight.dtype, activation.dtype) if dtype not in (None, ir.DataType.FLOAT))
-        return f"it computes in {other}, and only products in FLOAT are quantized"
     shape = constant_shape(weight)
     if shape is None or len(shape) != 2:
         return "its weight is no matrix"
