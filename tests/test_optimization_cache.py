@@ -251,21 +251,23 @@ def test_graphs_of_other_functions_survive(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("adopted", "verdict", "upper", "kept"),
+    ("adopted", "verdict", "ratio", "upper", "rounds", "kept"),
     [
-        (False, "slower", math.inf, False),
-        (False, "slower", 0.9, True),
-        (True, "same", math.inf, True),
-        (False, "faster", math.inf, True),  # It went back for its values.
+        (False, "slower", 0.85, math.inf, 3, False),
+        (False, "slower", 0.5, math.inf, 2, False),
+        (False, "slower", 0.7, math.inf, 3, True),  # Beyond what a busy machine does to runs in turn.
+        (False, "slower", 0.85, 0.9, 9, True),
+        (True, "same", 0.99, math.inf, 3, True),
+        (False, "faster", 1.2, math.inf, 3, True),  # It went back for its values.
     ],
 )
-def test_decision_on_too_few_runs_is_not_worth_keeping(adopted, verdict, upper, kept):
+def test_decision_on_too_few_runs_is_not_worth_keeping(adopted, verdict, ratio, upper, rounds, kept):
     measurement = Measurement(
         original_milliseconds=1.0,
-        optimized_milliseconds=2.0,
-        ratio=0.5,
+        optimized_milliseconds=1.0 / ratio,
+        ratio=ratio,
         interval=(0.0, upper),
-        rounds=3,
+        rounds=rounds,
         verdict=verdict,
     )
     segment = SegmentReport(

@@ -24,13 +24,17 @@ from tensorflow.core.framework.node_def_pb2 import NodeDef
 
 from tf_opt.cache_files import CacheFolder, default_folder
 from tf_opt.plain_data import from_plain, to_plain
-from tf_opt.report.optimization import OptimizationReport
+from tf_opt.report.optimization import Measurement, OptimizationReport
 
 MAGIC = b"TFOPTRES"
 DEFAULT_LIMIT_BYTES = 8 * 2**30
 """Room for about seventy BERT-base in int8, whose weights are stored, or thousands in fp32, whose weights are not."""
 
 _SUFFIX = ".tf_opt"
+
+_CLEAR_RATIO, _CLEAR_ROUNDS = 0.8, 3
+"""So low a ratio of so many pairs of runs in turn is believed: a large model, whose runs are always few, would be
+optimized anew each time otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,16 +101,19 @@ class OptimizationCache:
 def is_worth_keeping(report: OptimizationReport) -> bool:
     """Tells whether an optimization would decide the same again.
 
-    An engine that went back as slower after too few runs for a confidence interval may have been measured while the
-    machine was busy; another optimization should measure it again.
+    An engine that went back as a little slower after too few runs for a confidence interval may have been measured
+    while the machine was busy; another optimization should measure it again.
     """
     return not any(
-        segment.measurement is not None
-        and segment.measurement.verdict == "slower"
-        and math.isinf(segment.measurement.interval[1])
+        segment.measurement is not None and _may_be_chance(segment.measurement)
         for segment in report.segments
         if not segment.adopted
     )
+
+
+def _may_be_chance(measurement: Measurement) -> bool:
+    is_clear = measurement.rounds >= _CLEAR_ROUNDS and measurement.ratio <= _CLEAR_RATIO
+    return measurement.verdict == "slower" and math.isinf(measurement.interval[1]) and not is_clear
 
 
 def _pack(entry: CacheEntry) -> tuple[dict[str, Any], list[bytes]]:
